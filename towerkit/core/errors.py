@@ -1,0 +1,108 @@
+"""What towerkit itself raises.
+
+Rule: an error says what was expected, what came and what to do, in one sentence. The guard never
+replaces an agent's exception by one of these unless the original would be lost.
+
+    TowerError
+    ├── UsageError            the caller asked for something that cannot be (exit code 2)
+    │   └── SelectionError    a SELECTION that is malformed or matches nothing
+    ├── StoreError            a store or pack that cannot be read or written (exit code 1)
+    │   └── PackError         a pack whose bytes, digests or schema do not hold
+    ├── IngestError           a foreign file: names file, record and field (exit code 1)
+    ├── NotebookError         the strict runner refused or a cell failed (exit code 1)
+    └── ControlError          a production control stopped the run
+        ├── BudgetExceeded    the ledger refused a reservation
+        ├── DeadlineExceeded  the run's time is up
+        ├── AttemptTimeout    one attempt took longer than its time-out
+        ├── FaultInjected     a fault plan raised it: simulated, and says so
+        ├── ModelUnavailable  every tier of the fallback chain is spent
+        └── ReplayDiverged    a replayed run asked for what the tape does not hold
+"""
+
+from __future__ import annotations
+
+
+class TowerError(Exception):
+    """Base of everything towerkit raises. `exit_code` is what the command line answers with."""
+
+    exit_code = 1
+
+
+class UsageError(TowerError):
+    """The caller asked for something that cannot be."""
+
+    exit_code = 2
+
+
+class SelectionError(UsageError):
+    """A SELECTION is malformed, or nothing in the store matches it."""
+
+
+class StoreError(TowerError):
+    """A store cannot be read or written."""
+
+
+class PackError(StoreError):
+    """A pack's bytes, digests or schema do not hold."""
+
+
+class IngestError(TowerError):
+    """A foreign file cannot be admitted. Always names file, record and field."""
+
+    def __init__(self, *, file: str, record: str, field: str, problem: str) -> None:
+        """Keep the parts for callers that list several; the message is one sentence."""
+        super().__init__(f"{file}: {record}: {field}: {problem}")
+        self.file, self.record, self.field, self.problem = file, record, field, problem
+
+
+class NotebookError(TowerError):
+    """The strict runner refused a notebook or its parameters, or a cell failed."""
+
+
+class ControlError(TowerError):
+    """A production control stopped the call. `error_class` is its row of the taxonomy."""
+
+    error_class = "unknown"
+
+    def __init__(
+        self, message: str, *, error_class: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        """Let a subclass that covers several rows say which one this is, and what wait it asks."""
+        super().__init__(message)
+        if error_class is not None:
+            self.error_class = error_class
+        self.retry_after_s = retry_after_s
+
+
+class BudgetExceeded(ControlError):
+    """The ledger refused a reservation: the call was never made."""
+
+    error_class = "budget_exceeded"
+
+
+class DeadlineExceeded(ControlError):
+    """The run's deadline passed, or a wait would pass it."""
+
+    error_class = "timeout_total"
+
+
+class AttemptTimeout(ControlError):
+    """One attempt took longer than its time-out. A tool's outcome is then unknown."""
+
+    error_class = "tool_timeout"
+
+
+class FaultInjected(ControlError):
+    """A fault plan raised this on purpose. Simulated."""
+
+
+class ModelUnavailable(ControlError):
+    """Every tier of the fallback chain is spent and no original exception is left to re-raise."""
+
+    error_class = "unknown"
+
+
+class ReplayDiverged(ControlError):
+    """A replayed run asked for something the tape does not hold. Never a live call."""
+
+    error_class = "replay_diverged"

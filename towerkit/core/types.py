@@ -1,0 +1,86 @@
+"""Requests, responses and usage in one shape for every provider.
+
+Messages are dictionaries in the chat vocabulary (`role`, `content`, `tool_calls`, `tool_call_id`):
+what agents already hold. Everything that leaves the guard is a frozen struct.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+Message = Mapping[str, Any]
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """Token counts as the provider reports them. Unknown is None, never 0.
+
+    `input_tokens` includes cached tokens and `output_tokens` includes reasoning tokens, as in the
+    OpenTelemetry GenAI conventions.
+    """
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_read_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """One tool call a model asked for. `arguments` is parsed; unparsable text is kept in `raw`."""
+
+    id: str
+    name: str
+    arguments: dict[str, Any]
+    raw: str | None = None
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What one model call sends, whichever provider answers."""
+
+    messages: Sequence[Message]
+    tools: Sequence[Mapping[str, Any]] = ()
+    max_tokens: int = 1024
+    temperature: float | None = None
+
+
+class Response(msgspec.Struct, frozen=True, kw_only=True):
+    """What one model call returned.
+
+    `tier` 0 is the first model of the chain; `fallback_reason` says why a later one answered.
+    """
+
+    content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    finish_reason: str = "stop"
+    usage: Usage | None = None
+    model: str | None = None
+    provider: str | None = None
+    response_id: str | None = None
+    tier: int = 0
+    fallback_reason: str | None = None
+
+    def as_message(self) -> dict[str, Any]:
+        """Return the assistant message to append to the conversation."""
+        message: dict[str, Any] = {"role": "assistant", "content": self.content}
+        if self.tool_calls:
+            message["tool_calls"] = [
+                {"id": c.id, "name": c.name, "arguments": c.arguments} for c in self.tool_calls
+            ]
+        return message
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """One tier of a fallback chain: a name, whose it is, and how to call it.
+
+    `complete(request, timeout_s)` returns a `Response` or raises what the SDK raises; it does not
+    retry. `simulated` marks a model that is not a language model: every number that comes from it
+    says so.
+    """
+
+    name: str
+    provider: str
+    complete: Callable[[Request, float], Response]
+    simulated: bool = False

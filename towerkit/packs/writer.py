@@ -1,0 +1,204 @@
+"""Committing a pack: four Parquet files and a manifest, then one rename.
+
+Rule: a reader sees a whole verified pack or none. Everything is written under a temporary name, the
+manifest last, and the folder is renamed into place; what is there already is never overwritten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from towerkit.core.errors import StoreError
+from towerkit.packs.digest import pack_root, table_root
+from towerkit.packs.tables import FORMAT_VERSION, PACK_TABLES, Table
+
+Row = tuple[Any, ...]
+
+
+class Draft(msgspec.Struct, kw_only=True):
+    """A pack before its commit: rows in canonical column order without salts, and what ran.
+
+    `manifest` holds everything but `format`, `tables` and `root`, which the commit computes.
+    `salt_seed` is secret and never stored: with it a reader could guess a redacted value.
+    """
+
+    manifest: dict[str, Any]
+    spans: Sequence[Row]
+    costs: Sequence[Row]
+    inputs: Sequence[Row]
+    content: Sequence[Row]
+    salt_seed: bytes
+
+    def rows(self, table: Table) -> Sequence[Row]:
+        """Return the rows of `table`."""
+        rows: Sequence[Row] = getattr(self, table.name)
+        return rows
+
+
+def _salted(rows: Sequence[Row], seed: bytes, name: str) -> list[Row]:
+    stream = hashlib.shake_128(seed + name.encode()).digest(16 * len(rows))
+    return [(*row, stream[16 * i : 16 * i + 16]) for i, row in enumerate(rows)]
+
+
+def _arrow(table: Table, rows: Sequence[Row]) -> Any:
+    import pyarrow as pa  # noqa: PLC0415
+
+    kinds = {
+        "str": pa.string(),
+        "int": pa.int64(),
+        "float": pa.float64(),
+        "bool": pa.bool_(),
+        "bytes": pa.binary(),
+    }
+    schema = pa.schema([pa.field(c.name, kinds[c.kind]) for c in table.columns])
+    columns: Any = zip(*rows, strict=True) if rows else [()] * len(table.columns)
+    try:
+        arrays = [pa.array(values, type=f.type) for values, f in zip(columns, schema, strict=True)]
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError) as error:
+        raise StoreError(f"{table.name}: a row does not fit the table: {error}") from error
+    return pa.table(arrays, schema=schema)
+
+
+def write_parquet(table: Table, rows: Sequence[Row], path: Path, *, durable: bool) -> None:
+    """Validate `rows` against `table` and write them to `path`, readable by the owner only.
+
+    No statistics and no dictionary: a footer would repeat prompts in clear.
+    """
+    import polars as pl  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    from towerkit.packs.validate import check  # noqa: PLC0415
+
+    arrow = _arrow(table, rows)
+    frame = pl.from_arrow(arrow)
+    assert isinstance(frame, pl.DataFrame)  # noqa: S101  narrows for the type checker
+    check(frame, table, where=f"writing {path.name}")
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        pq.write_table(
+            arrow,
+            file,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=False,
+            write_statistics=False,
+            store_schema=False,
+        )
+        file.flush()
+        if durable:
+            os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def day_of(unix_ns: int) -> str:
+    """Return the UTC date of a wall time as YYYY-MM-DD."""
+    return datetime.fromtimestamp(unix_ns // 1_000_000_000, UTC).strftime("%Y-%m-%d")
+
+
+def commit(store: Path, draft: Draft, *, durable: bool = True) -> tuple[Path, dict[str, Any]]:
+    """Write `draft` into `store` and return its folder and manifest.
+
+    Committing the same pack again is a success and changes nothing. Raises `StoreError` when the
+    store cannot be written or holds another pack of that run id. `durable=False` leaves out the
+    fsyncs: for packs that can be made again from their source.
+    """
+    run_id = draft.manifest["run_id"]
+    day = store / "packs" / day_of(draft.manifest["started_unix_ns"])
+    final, temporary = day / run_id, day / f".{run_id}.{os.getpid()}.tmp"
+    try:
+        day.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(mode=0o700)
+        manifest = _fill(temporary, draft, durable=durable)
+        return _publish(temporary, final, manifest, durable=durable)
+    except OSError as error:
+        raise StoreError(
+            f"cannot write run {run_id} into store {store}: {_reason(error)}"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _fill(folder: Path, draft: Draft, *, durable: bool) -> dict[str, Any]:
+    tables = {}
+    for name, table in PACK_TABLES.items():
+        rows = _salted(draft.rows(table), draft.salt_seed, name)
+        path = folder / f"{name}.parquet"
+        write_parquet(table, rows, path, durable=durable)
+        data = path.read_bytes()
+        tables[name] = {
+            "file": path.name,
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "bytes": len(data),
+            "rows": len(rows),
+            "root": table_root(rows),
+        }
+    manifest = {"format": FORMAT_VERSION, **draft.manifest, "tables": tables}
+    manifest["root"] = pack_root(manifest)
+    text = msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=2)
+    write_bytes(folder / "manifest.json", text + b"\n", durable=durable)
+    if durable:
+        _sync_folder(folder)
+    return manifest
+
+
+def write_bytes(path: Path, data: bytes, *, durable: bool) -> None:
+    """Write a new file readable by the owner only."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        if durable:
+            os.fsync(file.fileno())
+
+
+def _publish(
+    temporary: Path, final: Path, manifest: dict[str, Any], *, durable: bool
+) -> tuple[Path, dict[str, Any]]:
+    try:
+        temporary.rename(final)
+    except OSError:
+        if not (final / "manifest.json").is_file():
+            raise
+        there = msgspec.json.decode((final / "manifest.json").read_bytes())
+        if there["root"] != manifest["root"]:
+            raise StoreError(
+                f"run {manifest['run_id']} is already stored with other content "
+                f"(digest {there['root'][:12]}, this one {manifest['root'][:12]}): packs are "
+                "immutable, use another --store or --seed"
+            ) from None
+        return final, there
+    if durable:
+        _sync_folder(final.parent)
+    return final, manifest
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or type(error).__name__
+
+
+def clean_temporaries(store: Path, *, older_than_s: float = 3600) -> int:
+    """Remove what killed writers left behind, and return how many folders went."""
+    horizon = time.time() - older_than_s  # file ages are the file system's clock
+    gone = 0
+    for folder in store.glob("packs/*/.*.tmp"):
+        if folder.stat().st_mtime < horizon:
+            shutil.rmtree(folder, ignore_errors=True)
+            gone += 1
+    return gone

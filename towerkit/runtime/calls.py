@@ -1,0 +1,211 @@
+"""What is particular to a model call and to a tool call; the guard's loop is the same for both.
+
+Rule: a call knows how to describe itself on a span, what it may cost, how to run once, and what an
+attempt was charged. It decides nothing.
+"""
+
+# ruff: noqa: ARG002, D102  both kinds of call have one shape, documented on `Call`
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from towerkit.core.canonical import canonical_json
+from towerkit.core.types import Model, Request, Response, Usage
+from towerkit.cost.prices import Price, price
+from towerkit.reliability.classify import Failure
+from towerkit.reliability.policy import CallState
+from towerkit.reliability.taxonomy import TAXONOMY
+from towerkit.runtime.executor import Attempt
+from towerkit.telemetry.recorder import OpenSpan
+
+if TYPE_CHECKING:
+    from towerkit.runtime.run import Run
+
+
+class Call(Protocol):
+    """One logical call, as the guard's loop sees it."""
+
+    fallback_reason: str | None
+
+    def simulated(self, state: CallState) -> bool:
+        """Return whether a simulated model answers on this tier."""
+
+    def describe(self, span: OpenSpan, state: CallState) -> None:
+        """Write the call's columns on a span."""
+
+    def what(self, state: CallState, path: str, seq: int, timeout_s: float) -> Attempt:
+        """Return the attempt to carry out."""
+
+    def run(self, state: CallState, timeout_s: float) -> Any:
+        """Carry the call out once."""
+
+    def worst_case(self, state: CallState) -> int | None:
+        """Return the most an attempt may cost in nano-US-dollars; None when no price is known."""
+
+    def settle(
+        self, span: OpenSpan, state: CallState, value: Any, failure: Failure | None
+    ) -> int | None:
+        """Record and return what an attempt was charged; None when that is unknown."""
+
+    def tape_value(self, value: Any) -> Any:
+        """Return what the tape keeps of an answer."""
+
+
+class ModelCall:
+    """What is particular to a model call."""
+
+    def __init__(self, run: Run, request: Request, digest: str) -> None:
+        self._run, self._request, self._digest = run, request, digest
+        self.fallback_reason: str | None = None
+        # About four characters a token; a third more so that the reservation is an upper bound.
+        self._input_estimate = len(canonical_json([request.messages, request.tools])) // 3 + 16
+
+    def _model(self, state: CallState) -> Model:
+        return self._run.tower.models[state.tier]
+
+    def simulated(self, state: CallState) -> bool:
+        return self._model(state).simulated
+
+    def describe(self, span: OpenSpan, state: CallState) -> None:
+        model = self._model(state)
+        span.fields.update(
+            gen_ai_request_model=self._run.tower.models[0].name,
+            gen_ai_provider_name=model.provider,
+            fallback_tier=state.tier,
+            fallback_reason=self.fallback_reason,
+        )
+        if span.kind == "attempt":
+            span.name = f"chat {model.name}"
+
+    def what(self, state: CallState, path: str, seq: int, timeout_s: float) -> Attempt:
+        return Attempt(
+            kind="model",
+            name=self._model(state).name,
+            path=path,
+            request_digest=self._digest,
+            span_seq=seq,
+            timeout_s=timeout_s,
+        )
+
+    def run(self, state: CallState, timeout_s: float) -> Response:
+        model = self._model(state)
+        response = model.complete(self._request, timeout_s)
+        return msgspec.structs.replace(
+            response,
+            model=response.model or model.name,
+            provider=model.provider,
+            tier=state.tier,
+            fallback_reason=self.fallback_reason,
+        )
+
+    def _price(self, state: CallState, usage: Usage) -> Price | None:
+        model = self._model(state)
+        at = self._run.env.wall_ns()
+        return price(usage, model=model.name, provider=model.provider, at_unix_ns=at)
+
+    def worst_case(self, state: CallState) -> int | None:
+        usage = Usage(input_tokens=self._input_estimate, output_tokens=self._request.max_tokens)
+        cost = self._price(state, usage)
+        return None if cost is None else cost.nanousd
+
+    def settle(
+        self, span: OpenSpan, state: CallState, value: Response | None, failure: Failure | None
+    ) -> int | None:
+        """Record what an attempt is charged and return it; the taxonomy says for what."""
+        charge = "usage" if failure is None else TAXONOMY[failure.error_class].charge
+        if charge == "none":
+            return 0
+        usage = value.usage if value is not None else None
+        estimated = usage is None or usage.input_tokens is None or usage.output_tokens is None
+        if usage is None or estimated:
+            text = value.content if value is not None else ""
+            usage = Usage(input_tokens=self._input_estimate * 3 // 4, output_tokens=len(text) // 4)
+        cost = self._price(state, usage)
+        model = self._model(state)
+        if value is not None:
+            span.fields.update(_response_fields(value))
+        self._run.recorder.charge(
+            span,
+            usage,
+            cost,
+            provider=model.provider,
+            model=model.name,
+            estimated=estimated,
+            wasted=failure is not None,
+            simulated=model.simulated,
+        )
+        return None if cost is None else cost.nanousd
+
+    def tape_value(self, value: Response) -> Any:
+        return msgspec.to_builtins(value)
+
+
+def _response_fields(response: Response) -> dict[str, Any]:
+    """Return span columns of what the provider reported; an estimate is never shown as usage."""
+    usage = response.usage or Usage()
+    return {
+        "gen_ai_usage_input_tokens": usage.input_tokens,
+        "gen_ai_usage_output_tokens": usage.output_tokens,
+        "gen_ai_usage_cache_read_tokens": usage.cache_read_tokens,
+        "gen_ai_usage_cache_write_tokens": usage.cache_write_tokens,
+        "gen_ai_usage_reasoning_tokens": usage.reasoning_tokens,
+        "gen_ai_response_model": response.model,
+        "gen_ai_response_id": response.response_id,
+        "gen_ai_response_finish_reason": response.finish_reason,
+    }
+
+
+class ToolCall:
+    """What is particular to a tool call."""
+
+    fallback_reason: str | None = None
+
+    def __init__(
+        self,
+        run: Run,
+        fn: Callable[..., Any],
+        arguments: dict[str, Any],
+        name: str,
+        digest: str,
+        timeout_s: float | None,
+        call_id: str | None,
+    ) -> None:
+        self._run, self._fn, self._arguments, self._name = run, fn, arguments, name
+        self._digest, self._timeout_s, self._call_id = digest, timeout_s, call_id
+
+    def simulated(self, state: CallState) -> bool:
+        return False
+
+    def describe(self, span: OpenSpan, state: CallState) -> None:
+        span.fields.update(
+            gen_ai_tool_name=self._name,
+            gen_ai_tool_call_id=self._call_id,
+            idempotent=state.idempotent,
+        )
+
+    def what(self, state: CallState, path: str, seq: int, timeout_s: float) -> Attempt:
+        limit = timeout_s if self._timeout_s is None else min(timeout_s, self._timeout_s)
+        return Attempt(
+            kind="tool",
+            name=self._name,
+            path=path,
+            request_digest=self._digest,
+            span_seq=seq,
+            timeout_s=limit,
+        )
+
+    def run(self, state: CallState, timeout_s: float) -> Any:
+        return self._fn(**self._arguments)
+
+    def worst_case(self, state: CallState) -> int:
+        return 0
+
+    def settle(self, span: OpenSpan, state: CallState, value: Any, failure: Failure | None) -> int:
+        return 0
+
+    def tape_value(self, value: Any) -> Any:
+        return {"result": value}

@@ -1,0 +1,111 @@
+"""Fault plans: failures on purpose, so that policies are seen to work.
+
+Rule: a fault is injected where an attempt would happen, never in the agent, and every error it
+raises says that it is simulated.
+
+A plan is a list of entries `{"target", "at", "kind", "delay_s"}`. `target` is `tool:NAME`,
+`model:NAME`, `tool:*` or `model:*`; `at` lists attempts on that target, counted from 1.
+"""
+
+from __future__ import annotations
+
+import threading
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from towerkit.core.assets import asset
+from towerkit.core.canonical import canonical_text
+from towerkit.core.env import Env
+from towerkit.core.errors import FaultInjected, UsageError
+
+KINDS = ("slow", "error", "overloaded", "rate_limited", "corrupt")
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One entry of a plan. `delay_s` is how late a slow answer is, or the wait a provider asks."""
+
+    target: str
+    at: tuple[int, ...]
+    kind: str
+    delay_s: float = 0.0
+
+
+class FaultPlan:
+    """Counts attempts per target and injects what the plan says. One per run."""
+
+    def __init__(self, entries: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Check the entries; raise `UsageError` naming the first that is wrong."""
+        self.entries = tuple(_checked(e) for e in entries)
+        self._counts: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def wrap(self, kind: str, name: str, call: Callable[[], Any], env: Env) -> Callable[[], Any]:
+        """Return `call` with the faults due at this attempt, and count the attempt."""
+        if not self.entries:
+            return call
+        due: list[Fault] = []
+        with self._lock:
+            for target in (f"{kind}:{name}", f"{kind}:*"):
+                count = self._counts[target] = self._counts.get(target, 0) + 1
+                due += [f for f in self.entries if f.target == target and count in f.at]
+        for fault in due:
+            call = _inject(fault, call, env)
+        return call
+
+
+def _checked(entry: Mapping[str, Any]) -> Fault:
+    try:
+        fault = msgspec.convert(dict(entry), Fault)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"fault plan: {error}, in {canonical_text(dict(entry))}") from None
+    kind, _, name = fault.target.partition(":")
+    if kind not in {"tool", "model"} or not name:
+        raise UsageError(
+            f"fault plan: expected target tool:NAME, model:NAME, tool:* or model:*, "
+            f"got {fault.target!r}"
+        )
+    if fault.kind not in KINDS:
+        raise UsageError(
+            f"fault plan: expected kind as one of {', '.join(KINDS)}, got {fault.kind!r}"
+        )
+    return fault
+
+
+def _inject(fault: Fault, call: Callable[[], Any], env: Env) -> Callable[[], Any]:
+    def slow() -> Any:
+        # Carried out, but the answer is late: the case in which an outcome is truly unknown.
+        result = call()
+        env.sleep(fault.delay_s)
+        return result
+
+    def corrupt() -> Any:
+        text = canonical_text(call())
+        return text[: max(1, len(text) * 2 // 3)]
+
+    def failing() -> Any:
+        on_tool = fault.target.startswith("tool:")
+        name = {"error": "tool_failed" if on_tool else "upstream_5xx"}.get(fault.kind, fault.kind)
+        wait = fault.delay_s or None
+        raise FaultInjected(
+            f"simulated fault: {fault.kind} on {fault.target}", error_class=name, retry_after_s=wait
+        )
+
+    return {"slow": slow, "corrupt": corrupt}.get(fault.kind, failing)
+
+
+def load_faults(name: str) -> list[dict[str, Any]]:
+    """Return the entries of a plan: `none`, a name in `data/faults/`, or a TOML file's path."""
+    if name == "none":
+        return []
+    path = Path(name) if name.endswith(".toml") else asset("data", "faults", f"{name}.toml")
+    try:
+        with path.open("rb") as file:
+            entries = tomllib.load(file).get("fault", [])
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"cannot read the fault plan {path}: {error}") from None
+    FaultPlan(entries)
+    return list(entries)

@@ -1,0 +1,203 @@
+"""Models: one function a provider, each returning a tier of a fallback chain.
+
+Rule: an adapter translates and does nothing else. SDK retries are off: the guard is the one retry
+owner. SDKs are imported when a model of theirs is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from towerkit.core.canonical import canonical_text
+from towerkit.core.errors import UsageError
+from towerkit.core.types import Message, Model, Request, Response, ToolCall, Usage
+
+
+def function(
+    fn: Callable[[Request], Response | str], *, name: str = "function", provider: str = "local",
+    simulated: bool = False,
+) -> Model:  # fmt: skip
+    """Return a model that is a plain function of the request; it may return text or a Response."""
+
+    def complete(request: Request, timeout_s: float) -> Response:  # noqa: ARG001  the guard bounds it
+        answer = fn(request)
+        return Response(content=answer) if isinstance(answer, str) else answer
+
+    return Model(name=name, provider=provider, complete=complete, simulated=simulated)
+
+
+def openai(name: str, *, base_url: str | None = None, client: Any = None) -> Model:
+    """Return a chat model of any OpenAI-compatible endpoint, through the openai SDK.
+
+    Without `client`, the SDK reads `OPENAI_API_KEY` and `OPENAI_BASE_URL`.
+    """
+    sdk = client or _client("openai", "OpenAI", base_url)
+
+    def complete(request: Request, timeout_s: float) -> Response:
+        options: dict[str, Any] = {"max_completion_tokens": request.max_tokens}
+        if base_url or "api.openai.com" not in str(sdk.base_url):
+            options = {"max_tokens": request.max_tokens}  # the name compatible servers know
+        if request.temperature is not None:
+            options["temperature"] = request.temperature
+        if request.tools:
+            options["tools"] = [{"type": "function", "function": dict(t)} for t in request.tools]
+        answer = sdk.with_options(max_retries=0, timeout=timeout_s).chat.completions.create(
+            model=name, messages=[_openai_message(m) for m in request.messages], **options
+        )
+        return _from_openai(answer)
+
+    return Model(name=name, provider="openai", complete=complete)
+
+
+def _client(module: str, name: str, base_url: str | None) -> Any:
+    import importlib  # noqa: PLC0415
+
+    try:
+        factory = getattr(importlib.import_module(module), name)
+        return factory(max_retries=0, **({"base_url": base_url} if base_url else {}))
+    except ImportError:
+        raise UsageError(f"this model needs the {module} package: pip install {module}") from None
+    except Exception as error:
+        raise UsageError(f"cannot make the {module} client: {error}") from error
+
+
+def _openai_message(message: Message) -> dict[str, Any]:
+    out = {k: message[k] for k in ("role", "content", "name", "tool_call_id") if k in message}
+    if message.get("tool_calls"):
+        out["tool_calls"] = [
+            {"id": c["id"], "type": "function",
+             "function": {"name": c["name"], "arguments": canonical_text(c["arguments"])}}
+            for c in message["tool_calls"]
+        ]  # fmt: skip
+    return out
+
+
+def _from_openai(answer: Any) -> Response:
+    if not answer.choices:
+        raise ValueError("the provider answered without a choice")
+    choice, usage = answer.choices[0], answer.usage
+    counts = None
+    if usage is not None:
+        cached = getattr(usage.prompt_tokens_details, "cached_tokens", None)
+        reasoning = getattr(usage.completion_tokens_details, "reasoning_tokens", None)
+        counts = Usage(
+            input_tokens=usage.prompt_tokens,
+            output_tokens=usage.completion_tokens,
+            cache_read_tokens=cached,
+            reasoning_tokens=reasoning,
+        )
+    calls = tuple(
+        parse_tool_call(c.id, c.function.name, c.function.arguments)
+        for c in choice.message.tool_calls or ()
+        if c.type == "function"
+    )
+    return Response(
+        content=choice.message.content or "",
+        tool_calls=calls,
+        finish_reason=choice.finish_reason or "stop",
+        usage=counts,
+        model=answer.model,
+        response_id=answer.id,
+    )
+
+
+def parse_tool_call(call_id: str, name: str, text: str) -> ToolCall:
+    """Return a tool call whose arguments came as JSON text; what does not parse stays in `raw`."""
+    try:
+        arguments = msgspec.json.decode(text or "{}", type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeEncodeError):
+        return ToolCall(id=call_id, name=name, arguments={}, raw=text)
+    return ToolCall(id=call_id, name=name, arguments=arguments)
+
+
+def anthropic(name: str, *, base_url: str | None = None, client: Any = None) -> Model:
+    """Return a Claude model through the anthropic SDK, which reads `ANTHROPIC_API_KEY`."""
+    sdk = client or _client("anthropic", "Anthropic", base_url)
+
+    def complete(request: Request, timeout_s: float) -> Response:
+        options: dict[str, Any] = {}
+        system = "\n\n".join(m["content"] for m in request.messages if m["role"] == "system")
+        if system:
+            options["system"] = system
+        if request.temperature is not None:
+            options["temperature"] = request.temperature
+        if request.tools:
+            options["tools"] = [
+                {"name": t["name"], "description": t["description"],
+                 "input_schema": t["parameters"]} for t in request.tools
+            ]  # fmt: skip
+        answer = sdk.with_options(max_retries=0, timeout=timeout_s).messages.create(
+            model=name,
+            max_tokens=request.max_tokens,
+            messages=_anthropic_messages(request.messages),
+            **options,
+        )
+        return _from_anthropic(answer)
+
+    return Model(name=name, provider="anthropic", complete=complete)
+
+
+def _anthropic_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Translate; tool results that follow each other become one user turn, as the API asks."""
+    out: list[dict[str, Any]] = []
+    for m in messages:
+        if m["role"] == "system":
+            continue
+        if m["role"] == "tool":
+            block = {"type": "tool_result", "tool_use_id": m["tool_call_id"],
+                     "content": m["content"]}  # fmt: skip
+            if out and out[-1]["role"] == "user" and isinstance(out[-1]["content"], list):
+                out[-1]["content"].append(block)
+            else:
+                out.append({"role": "user", "content": [block]})
+            continue
+        blocks: list[dict[str, Any]] = []
+        if m.get("content"):
+            blocks.append({"type": "text", "text": m["content"]})
+        blocks += [
+            {"type": "tool_use", "id": c["id"], "name": c["name"], "input": c["arguments"]}
+            for c in m.get("tool_calls", ())
+        ]
+        out.append({"role": m["role"], "content": blocks})
+    return out
+
+
+def _from_anthropic(answer: Any) -> Response:
+    u = answer.usage
+    read, written = u.cache_read_input_tokens or 0, u.cache_creation_input_tokens or 0
+    return Response(
+        content="".join(b.text for b in answer.content if b.type == "text"),
+        tool_calls=tuple(
+            ToolCall(id=b.id, name=b.name, arguments=dict(b.input))
+            for b in answer.content
+            if b.type == "tool_use"
+        ),
+        finish_reason=answer.stop_reason or "stop",
+        # The API counts cached tokens apart; here input includes them, as in the conventions.
+        usage=Usage(
+            input_tokens=u.input_tokens + read + written,
+            output_tokens=u.output_tokens,
+            cache_read_tokens=read,
+            cache_write_tokens=written,
+        ),
+        model=answer.model,
+        response_id=answer.id,
+    )
+
+
+PROVIDERS: dict[str, Callable[..., Model]] = {"openai": openai, "anthropic": anthropic}
+
+
+def parse_model(text: str) -> Model:
+    """Return the model a command line names: `openai:NAME[@BASE_URL]` or `anthropic:NAME`."""
+    provider, found, rest = text.partition(":")
+    name, _, base_url = rest.partition("@")
+    if not found or not name or provider not in PROVIDERS:
+        raise UsageError(
+            f"expected a model as simulated, openai:NAME, openai:NAME@BASE_URL or anthropic:NAME, "
+            f"got {text!r}"
+        )
+    return PROVIDERS[provider](name, base_url=base_url or None)

@@ -1,0 +1,84 @@
+"""The tower: what every run of an agent shares.
+
+Rule: configuration is given once, here, by keyword; a run reads it and never changes it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from towerkit.core.env import Env, SystemEnv
+from towerkit.core.errors import UsageError
+from towerkit.core.types import Model
+from towerkit.packs.store import Store
+from towerkit.privacy.keys import local_redactor
+from towerkit.privacy.redact import Redactor
+from towerkit.reliability.policy import Policy
+from towerkit.runtime.executor import Executor
+from towerkit.runtime.run import Run
+
+DEFAULT_STORE = "towerkit-store"
+
+
+def default_store() -> Path:
+    """Return the store of commands that are not told: `TOWERKIT_STORE`, else a folder here."""
+    return Path(os.environ.get("TOWERKIT_STORE") or DEFAULT_STORE)
+
+
+class Tower:
+    """One control plane for an agent's runs.
+
+    `models` is the fallback chain, first choice first. `budget_usd` limits each run; None is no
+    limit. `release` and `service` name what runs, for gates and drift. `otel_exporter` is any
+    OpenTelemetry `SpanExporter`: it gets each run's spans once the pack is sealed.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Path | str | None = None,
+        models: Sequence[Model] = (),
+        policy: Policy | None = None,
+        budget_usd: float | None = None,
+        service: str = "agent",
+        release: str = "dev",
+        git_commit: str | None = None,
+        redactor: Redactor | None = None,
+        otel_exporter: Any = None,
+        environment: Callable[[], Env] = SystemEnv,
+        durable: bool = True,
+    ) -> None:
+        """Raise `UsageError` for a budget that is not a positive amount."""
+        if budget_usd is not None and not 0 < budget_usd < 1e9:
+            raise UsageError(
+                f"expected budget_usd as a positive amount in dollars, got {budget_usd}"
+            )
+        self.store = Store(default_store() if store is None else store)
+        self.models = tuple(models)
+        self.policy = policy or Policy()
+        self.budget_usd = budget_usd
+        self.service, self.release, self.git_commit = service, release, git_commit
+        self.redactor = redactor or local_redactor()
+        self.otel_exporter = otel_exporter
+        self.environment = environment
+        self.durable = durable
+
+    def run(
+        self,
+        name: str,
+        *,
+        task: Any = None,
+        env: Env | None = None,
+        faults: Sequence[Mapping[str, Any]] = (),
+        identity: Mapping[str, Any] | None = None,
+        source: Mapping[str, Any] | None = None,
+        executor: Executor | None = None,
+    ) -> Run:
+        """Return a new run of the agent `name` on `task` (JSON-able); enter it with `with`."""
+        return Run(
+            self, name, task=task, env=env or self.environment(), faults=faults,
+            identity=identity, source=source, executor=executor,
+        )  # fmt: skip
