@@ -1,3 +1,99 @@
-"""towerkit: a production control tower for LLM agents."""
+"""towerkit: a production control tower for LLM agents.
+
+Rule: the public API is `__all__`. Names are loaded when first used, so that an agent's process pays
+for the guard and for nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from towerkit.core.errors import (
+        AttemptTimeout,
+        BudgetExceeded,
+        ControlError,
+        DeadlineExceeded,
+        TowerError,
+        UsageError,
+    )
+    from towerkit.core.types import Model, Request, Response, ToolCall, Usage
+    from towerkit.drift import compare as compare_drift
+    from towerkit.gate import gather, judge, load_rules
+    from towerkit.ingest import ingest as ingest_file
+    from towerkit.packs.store import Pack, Store
+    from towerkit.reliability.policy import Policy
+    from towerkit.replay import replay as replay_run
+    from towerkit.runtime import models
+    from towerkit.runtime.run import Run
+    from towerkit.runtime.tower import Tower
+
+# Public name -> where it lives; a second name where it is called otherwise there.
+_HOMES: dict[str, tuple[str, str]] = {
+    "AttemptTimeout": ("towerkit.core.errors", "AttemptTimeout"),
+    "BudgetExceeded": ("towerkit.core.errors", "BudgetExceeded"),
+    "ControlError": ("towerkit.core.errors", "ControlError"),
+    "DeadlineExceeded": ("towerkit.core.errors", "DeadlineExceeded"),
+    "Model": ("towerkit.core.types", "Model"),
+    "Pack": ("towerkit.packs.store", "Pack"),
+    "Policy": ("towerkit.reliability.policy", "Policy"),
+    "Request": ("towerkit.core.types", "Request"),
+    "Response": ("towerkit.core.types", "Response"),
+    "Run": ("towerkit.runtime.run", "Run"),
+    "Store": ("towerkit.packs.store", "Store"),
+    "ToolCall": ("towerkit.core.types", "ToolCall"),
+    "Tower": ("towerkit.runtime.tower", "Tower"),
+    "TowerError": ("towerkit.core.errors", "TowerError"),
+    "Usage": ("towerkit.core.types", "Usage"),
+    "UsageError": ("towerkit.core.errors", "UsageError"),
+    "compare_drift": ("towerkit.drift", "compare"),
+    "gather": ("towerkit.gate", "gather"),
+    "ingest_file": ("towerkit.ingest", "ingest"),
+    "judge": ("towerkit.gate", "judge"),
+    "load_rules": ("towerkit.gate", "load_rules"),
+    "models": ("towerkit.runtime", "models"),
+    "replay_run": ("towerkit.replay", "replay"),
+}
+
+__all__ = [
+    "AttemptTimeout",
+    "BudgetExceeded",
+    "ControlError",
+    "DeadlineExceeded",
+    "Model",
+    "Pack",
+    "Policy",
+    "Request",
+    "Response",
+    "Run",
+    "Store",
+    "ToolCall",
+    "Tower",
+    "TowerError",
+    "Usage",
+    "UsageError",
+    "compare_drift",
+    "gather",
+    "ingest_file",
+    "judge",
+    "load_rules",
+    "models",
+    "replay_run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'towerkit' has no attribute {name!r}")
+    module, attribute = home
+    if attribute == "models":
+        return importlib.import_module("towerkit.runtime.models")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -3,9 +3,10 @@
 Rule: a digest is over values, never over Parquet bytes, so it survives compaction, another
 compression and another pyarrow.
 
-A row is the MessagePack array of its values in column order (shortest form, 64-bit floats), without
-`salt`. A leaf is SHA-256(0x00 ‖ salt ‖ row), an inner node SHA-256(0x01 ‖ left ‖ right), an odd node
-is carried up unchanged, and the tree over no rows is SHA-256 of nothing (RFC 6962, section 2.1).
+A row is the MessagePack array of its values in column order (shortest form, 64-bit floats),
+without `salt`. A leaf is SHA-256(0x00 ‖ salt ‖ row), an inner node SHA-256(0x01 ‖ left ‖ right), an
+odd node is carried up unchanged, and the tree over no rows is SHA-256 of nothing (in the manner of
+RFC 6962, section 2.1).
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ def open_pack(folder: Path) -> Pack:
         raise PackError(f"{folder}: its manifest.json is not a pack manifest") from None
     if version != FORMAT_VERSION:
         raise PackError(
-            f"{folder}: pack format {version!r}, this towerkit reads {FORMAT_VERSION}: update towerkit"
+            f"{folder}: pack format {version!r}, this towerkit reads {FORMAT_VERSION}: update it"
         )
     if not usable:
         raise PackError(f"{folder}: its manifest.json lacks fields of format {FORMAT_VERSION}")
@@ -184,7 +184,7 @@ class Store:
         return matching
 
     def pack(self, name: str) -> Pack:
-        """Return the pack of a run id, or in a folder; raise `SelectionError` when there is none."""
+        """Return the pack of a run id, or in a folder; raise `SelectionError` if there is none."""
         folder = Path(name)
         if (folder / "manifest.json").is_file():
             return open_pack(folder)

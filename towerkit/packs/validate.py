@@ -1,12 +1,17 @@
-"""Checking frames against the table definitions: fast on the hot path, Pandera for the report.
+"""Checking rows and frames against the table definitions: fast on the hot path, Pandera to report.
 
-Rule: the two never disagree (a property test holds them equal), and an empty frame of a table that
-must have rows is not valid evidence.
+Rule: the three never disagree (a property test holds them equal), and an empty table that must have
+rows is not valid evidence. What is written is checked as rows, in plain Python (so that sealing a
+run imports no Polars); what is read is checked as a frame, by one Polars expression; Pandera runs
+when either finds something, and says what.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Sequence
 from functools import cache
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from towerkit.core.errors import PackError
@@ -114,6 +119,90 @@ def holds(frame: pl.DataFrame, table: Table) -> bool:
     if frame.height == 0:
         return table.name not in MUST_HAVE_ROWS
     return bool(frame.select(fast_rule(table)).item())
+
+
+_PYTHON: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool, "bytes": bytes}
+_NONE = type(None)
+Values = Sequence[Any]
+
+
+def _fits(kind: type, wanted: type) -> bool:
+    """Return whether a value of `kind` may stand in a column of `wanted`; a bool is not an int."""
+    return issubclass(kind, wanted) and not (wanted is int and kind is bool)
+
+
+def _value_rules(c: Column) -> list[Callable[[Values], bool]]:
+    """Return the rules of a column over its values that are not null."""
+    rules: list[Callable[[Values], bool]] = []
+    if c.kind == "float":
+        rules.append(lambda values: all(v == v for v in values))  # noqa: PLR0124  false for NaN
+    if c.kind == "int":
+        low = -(2**63) if c.ge is None else c.ge
+        high = 2**63 - 1 if c.le is None else c.le
+        rules.append(lambda values: low <= min(values) and max(values) <= high)
+    elif c.ge is not None or c.le is not None:
+        least = float("-inf") if c.ge is None else c.ge
+        most = float("inf") if c.le is None else c.le
+        rules.append(lambda values: least <= min(values) and max(values) <= most)
+    if c.isin is not None:
+        known = frozenset(c.isin)
+        rules.append(known.issuperset)
+    if c.pattern is not None:
+        # Python's $ also matches before a final newline; RE2's and Rust's do not.
+        found = re.compile(re.sub(r"\$$", r"\\Z", c.pattern)).search
+        rules.append(lambda values: all(map(found, set(values))))
+    return rules
+
+
+def _column_check(c: Column) -> Callable[[Values], bool]:
+    wanted, rules = _PYTHON[c.kind], _value_rules(c)
+
+    def check_column(values: Values) -> bool:
+        kinds = set(map(type, values))
+        if _NONE in kinds:
+            if not c.nullable:
+                return False
+            if len(kinds) == 1:
+                return True
+            kinds.discard(_NONE)
+            values = [v for v in values if v is not None]
+        return all(_fits(k, wanted) for k in kinds) and all(rule(values) for rule in rules)
+
+    return check_column
+
+
+@cache
+def _row_rules(
+    table: Table,
+) -> tuple[list[Callable[[Values], bool]], int, dict[str, Callable[[Values], Any]]]:
+    """Return the column checks of `table`, where its `by` stands, and what each value requires."""
+    names = table.names
+    needed: dict[str, Callable[[Values], Any]] = {
+        # Twice the first name: itemgetter gives a tuple only for two or more.
+        value: itemgetter(*(names.index(n) for n in (columns[0], *columns)))
+        for value, columns in table.required
+    }
+    return [_column_check(c) for c in table.columns], names.index(table.by or names[0]), needed
+
+
+def rows_hold(rows: Sequence[Values], columns: Sequence[Values], table: Table) -> bool:
+    """Return whether `rows`, also given as `columns`, are a valid table; the twin of `holds`.
+
+    It is stricter in one thing: a value has its column's own Python type, because the digest is
+    over the value as it is (1 and 1.0 are one number in a frame, two in a digest).
+    """
+    checks, by, needed = _row_rules(table)
+    if not rows:
+        return table.name not in MUST_HAVE_ROWS
+    if len(columns) != len(checks):
+        return False
+    if not all(fits(values) for fits, values in zip(checks, columns, strict=True)):
+        return False
+    for row in rows if needed else ():
+        required = needed.get(row[by])
+        if required is not None and None in required(row):
+            return False
+    return True
 
 
 def check(frame: pl.DataFrame, table: Table, *, where: str) -> pl.DataFrame:

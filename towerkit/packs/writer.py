@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import msgspec
 from towerkit.core.errors import StoreError
 from towerkit.packs.digest import pack_root, table_root
 from towerkit.packs.tables import FORMAT_VERSION, PACK_TABLES, Table
+from towerkit.packs.validate import rows_hold
 
 Row = tuple[Any, ...]
 
@@ -49,7 +51,8 @@ def _salted(rows: Sequence[Row], seed: bytes, name: str) -> list[Row]:
     return [(*row, stream[16 * i : 16 * i + 16]) for i, row in enumerate(rows)]
 
 
-def _arrow(table: Table, rows: Sequence[Row]) -> Any:
+@cache
+def _arrow_schema(table: Table) -> Any:
     import pyarrow as pa  # noqa: PLC0415
 
     kinds = {
@@ -59,8 +62,13 @@ def _arrow(table: Table, rows: Sequence[Row]) -> Any:
         "bool": pa.bool_(),
         "bytes": pa.binary(),
     }
-    schema = pa.schema([pa.field(c.name, kinds[c.kind]) for c in table.columns])
-    columns: Any = zip(*rows, strict=True) if rows else [()] * len(table.columns)
+    return pa.schema([pa.field(c.name, kinds[c.kind]) for c in table.columns])
+
+
+def _arrow(table: Table, columns: Sequence[Sequence[Any]]) -> Any:
+    import pyarrow as pa  # noqa: PLC0415
+
+    schema = _arrow_schema(table)
     try:
         arrays = [pa.array(values, type=f.type) for values, f in zip(columns, schema, strict=True)]
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError) as error:
@@ -68,34 +76,47 @@ def _arrow(table: Table, rows: Sequence[Row]) -> Any:
     return pa.table(arrays, schema=schema)
 
 
-def write_parquet(table: Table, rows: Sequence[Row], path: Path, *, durable: bool) -> None:
-    """Validate `rows` against `table` and write them to `path`, readable by the owner only.
-
-    No statistics and no dictionary: a footer would repeat prompts in clear.
-    """
-    import polars as pl  # noqa: PLC0415
-    import pyarrow.parquet as pq  # noqa: PLC0415
+def _refuse(table: Table, arrow: Any, where: str) -> None:
+    """Raise with the report of what does not hold in rows that failed their check."""
+    import polars as pl  # noqa: PLC0415  only to say what is wrong
 
     from towerkit.packs.validate import check  # noqa: PLC0415
 
-    arrow = _arrow(table, rows)
     frame = pl.from_arrow(arrow)
     assert isinstance(frame, pl.DataFrame)  # noqa: S101  narrows for the type checker
-    check(frame, table, where=f"writing {path.name}")
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        pq.write_table(
-            arrow,
-            file,
-            compression="zstd",
-            compression_level=1,
-            use_dictionary=False,
-            write_statistics=False,
-            store_schema=False,
-        )
-        file.flush()
-        if durable:
-            os.fsync(file.fileno())
+    check(frame, table, where=where)
+    raise StoreError(
+        f"{where}: {table.name}: expected each value in its column's own Python type "
+        "(a float column takes 1.0, not 1), got another"
+    )
+
+
+def write_parquet(table: Table, rows: Sequence[Row], path: Path, *, durable: bool) -> bytes:
+    """Validate `rows` against `table`, write them to `path`, readable by the owner only.
+
+    Returns the bytes written. No statistics and no dictionary: a footer would repeat prompts in
+    clear.
+    """
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    columns = list(zip(*rows, strict=True)) if rows else [()] * len(table.columns)
+    arrow = _arrow(table, columns)
+    if not rows_hold(rows, columns, table):
+        _refuse(table, arrow, f"writing {path.name}")
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        arrow,
+        sink,
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=False,
+        write_statistics=False,
+        store_schema=False,
+    )
+    data: bytes = sink.getvalue().to_pybytes()
+    write_bytes(path, data, durable=durable)
+    return data
 
 
 def _sync_folder(path: Path) -> None:
@@ -140,8 +161,7 @@ def _fill(folder: Path, draft: Draft, *, durable: bool) -> dict[str, Any]:
     for name, table in PACK_TABLES.items():
         rows = _salted(draft.rows(table), draft.salt_seed, name)
         path = folder / f"{name}.parquet"
-        write_parquet(table, rows, path, durable=durable)
-        data = path.read_bytes()
+        data = write_parquet(table, rows, path, durable=durable)
         tables[name] = {
             "file": path.name,
             "sha256": hashlib.sha256(data).hexdigest(),

@@ -42,8 +42,10 @@ def _alnum(text: str) -> str:
 def luhn(text: str) -> bool:
     """Return whether the digits of `text` make a card number: 13 to 19, Luhn (ISO/IEC 7812)."""
     digits = [int(d) for d in _digits(text)]
+    if not 13 <= len(digits) <= 19 or len(set(digits)) == 1:
+        return False
     doubled = [d if i % 2 == 0 else sum(divmod(2 * d, 10)) for i, d in enumerate(reversed(digits))]
-    return 13 <= len(digits) <= 19 and len(set(digits)) > 1 and sum(doubled) % 10 == 0
+    return sum(doubled) % 10 == 0
 
 
 def iban(text: str) -> bool:
@@ -83,7 +85,13 @@ DETECTORS: tuple[Detector, ...] = (
         str.casefold,
     ),
     Detector("IBAN", r"\b[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){11,30}\b", iban, _alnum),
-    Detector("CARD", r"\b[0-9](?:[ -]?[0-9]){12,18}\b", luhn, _digits),
+    Detector(
+        "CARD",
+        r"\b(?:[0-9]{13,19}|[0-9]{4}(?:[ -][0-9]{4}){2,3}(?:[ -][0-9]{1,4})?"
+        r"|[0-9]{4}[ -][0-9]{6}[ -][0-9]{4,5})\b",
+        luhn,
+        _digits,
+    ),
     Detector("SSN", r"\b[0-9]{3}-[0-9]{2}-[0-9]{4}\b", ssn),
     Detector(
         "PHONE",
@@ -105,14 +113,38 @@ _TOKEN = r"<[A-Z_]{2,16}:[a-z0-9]{1,16}:[A-Z2-7]{16}>"  # noqa: S105  a pattern,
 _MEMO_LIMIT = 4096
 
 
+# Detectors without a check match as they stand; the others are short numbers that look alike.
+_PLAIN = tuple(d for d in DETECTORS if d.valid is None)
+_CHECKED = tuple(d for d in DETECTORS if d.valid is not None)
+_WINDOW, _LONGEST = 4096, 64  # bytes: a window of checked search, the longest checked match
+
+
 @cache
-def _scanner() -> Any:
+def _compiled(*patterns: str) -> Any:
     import re2  # noqa: PLC0415  an agent's process pays when it first redacts
 
     options = re2.Options()
     options.log_errors = False
-    groups = [f"(?P<TOKEN>{_TOKEN})"] + [f"(?P<{d.name}>{d.pattern})" for d in DETECTORS]
-    return re2.compile("|".join(groups), options=options)
+    return re2.compile("|".join(patterns), options=options)
+
+
+def _group(detector: Detector) -> str:
+    return f"(?P<{detector.name}>{detector.pattern})"
+
+
+@cache
+def _gate() -> Any:
+    return _compiled(*map(_group, DETECTORS))
+
+
+@cache
+def _plain_scanner() -> Any:
+    return _compiled(f"(?P<TOKEN>{_TOKEN})", *map(_group, _PLAIN))
+
+
+@cache
+def _checked_scanner() -> Any:
+    return _compiled(*map(_group, _CHECKED))
 
 
 class Redactor:
@@ -154,20 +186,46 @@ class Redactor:
         except UnicodeEncodeError:
             # RE2 reads UTF-8; spell lone surrogates out rather than skip the text.
             text = text.encode("utf-8", "backslashreplace").decode()
-        scanner = _scanner()
-        if not scanner.search(text):
+        if not _gate().search(text):
             return text
-        out, at = [], 0
-        for match in scanner.finditer(text):
+        data, out, at = text.encode(), [], 0
+        for match in _plain_scanner().finditer(data):
+            found = match.group().decode()
             detector = self._by_name.get(match.lastgroup)
-            value = match.group()
-            if detector is None or (detector.valid is not None and not detector.valid(value)):
-                continue
-            normal = detector.normal(value) if detector.normal else value
-            out += [text[at : match.start()], self.token(detector.name, normal)]
+            replacement = found if detector is None else self._replace(detector, found)
+            out += [self._scan_checked(data[at : match.start()]), replacement.encode()]
             at = match.end()
-            self.found += 1
-        return "".join([*out, text[at:]])
+        return b"".join([*out, self._scan_checked(data[at:])]).decode()
+
+    def _replace(self, detector: Detector, value: str) -> str:
+        self.found += 1
+        return self.token(detector.name, detector.normal(value) if detector.normal else value)
+
+    def _scan_checked(self, data: bytes) -> bytes:
+        """Replace numbers whose check holds.
+
+        Matches are short, so the search goes through small windows: a false start costs a step of
+        one separator, not a scan of the rest.
+        """
+        out: list[bytes] = []
+        kept = at = 0
+        while at < len(data):
+            base = max(0, at - 1)  # one byte of context, so that a word boundary is a true one
+            window = data[base : base + _WINDOW]
+            match = _checked_scanner().search(window, at - base)
+            if match is None:
+                if base + _WINDOW >= len(data):
+                    break
+                at = base + _WINDOW - _LONGEST
+                continue
+            start = base + match.start()
+            detector, value = _best(window, match.start())
+            if detector is None:
+                at = start + _step(match.group())
+                continue
+            out += [data[kept:start], self._replace(detector, value).encode()]
+            kept = at = start + len(value)
+        return b"".join([*out, data[kept:]])
 
     def value(self, value: Any, *, depth: int = 0) -> Any:
         """Return a JSON-able `value` with keys and leaves redacted; the original is untouched."""
@@ -204,6 +262,34 @@ class Redactor:
         if redacted == parsed:
             return self.text(text)
         return self.text(msgspec.json.encode(redacted).decode())
+
+
+def _best(window: bytes, at: int) -> tuple[Detector | None, str]:
+    """Return the first checked detector that accepts what stands at `at`, and the accepted text."""
+    for detector in _CHECKED:
+        match = _compiled(detector.pattern).match(window, at)
+        value = _longest_valid(detector, match.group().decode()) if match else ""
+        if value:
+            return detector, value
+    return None, ""
+
+
+def _step(found: bytes) -> int:
+    """Return how far to go on after a false start: past its first separator."""
+    cuts = [i for i in (found.find(b" "), found.find(b"-")) if i >= 0]
+    return min(cuts) + 1 if cuts else max(1, len(found))
+
+
+def _longest_valid(detector: Detector, found: str) -> str:
+    """Return the longest prefix of a match, cut at separators, that the detector's check takes.
+
+    Patterns are greedy: a card number followed by another number is one match.
+    """
+    while found:
+        if detector.valid is None or detector.valid(found):
+            return found
+        found = found[: max(found.rfind(" "), found.rfind("-"), 0)]
+    return ""
 
 
 def _is_token(text: str) -> bool:

@@ -67,8 +67,10 @@ class Run:
         identity: Mapping[str, Any] | None = None,
         source: Mapping[str, Any] | None = None,
         executor: Executor | None = None,
+        keep: bool = True,
     ) -> None:
         """Use `Tower.run`."""
+        self._keep = keep
         self.tower, self.name, self.env = tower, name, env
         self.pack: Pack | None = None
         self.storage_error: StoreError | None = None
@@ -157,6 +159,8 @@ class Run:
                 "unknown_charges": self.ledger.unknown_charges,
             },
         }
+        if not self._keep:
+            return
         draft = self.recorder.draft(manifest, salt_seed=self._salt_seed)
         try:
             self.pack = self.tower.store.commit(draft, durable=self.tower.durable)
@@ -382,6 +386,8 @@ class Run:
     ) -> None:  # fmt: skip
         response = None if error is not None else self.recorder.content(call.tape_value(value))
         span.fields["response_digest"] = response
+        if failure.retry_after_s is not None:
+            span.attributes["retry_after_s"] = failure.retry_after_s
         self.recorder.tape(
             what.kind, what.name, path=what.path, request_digest=what.request_digest,
             response_digest=response, outcome="ok" if error is None else failure.error_class,

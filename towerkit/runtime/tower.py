@@ -76,9 +76,13 @@ class Tower:
         identity: Mapping[str, Any] | None = None,
         source: Mapping[str, Any] | None = None,
         executor: Executor | None = None,
+        keep: bool = True,
     ) -> Run:
-        """Return a new run of the agent `name` on `task` (JSON-able); enter it with `with`."""
+        """Return a new run of the agent `name` on `task` (JSON-able); enter it with `with`.
+
+        `keep=False` writes no pack: a replay compares and leaves nothing behind.
+        """
         return Run(
             self, name, task=task, env=env or self.environment(), faults=faults,
-            identity=identity, source=source, executor=executor,
+            identity=identity, source=source, executor=executor, keep=keep,
         )  # fmt: skip

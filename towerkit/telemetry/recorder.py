@@ -217,6 +217,10 @@ class Recorder:
                 )
             )
 
+    def bodies(self) -> dict[str, bytes]:
+        """Return what content is kept so far, by digest."""
+        return {digest: row[3] for digest, row in self._content.items()}
+
     def draft(self, manifest: dict[str, Any], *, salt_seed: bytes) -> Draft:
         """Return the pack's draft; `manifest` gains the run id, the redactor and the span count."""
         with self._lock:

@@ -1,0 +1,5 @@
+"""`python -m towerkit` is `towerkit`."""
+
+from towerkit.cli import main
+
+main()
