@@ -169,7 +169,7 @@ def run(  # noqa: PLR0913, PLR0917  one parameter an option
     )  # fmt: skip
     case = chosen.ticket(ticket)
     eval_id = setup.eval_id(trials=trials, ticket=case.task, faults=plan)
-    first = run_case(setup, case, eval_id=eval_id, faults=plan)
+    first = run_case(setup, case, eval_id=eval_id, faults=plan, role="ticket")
     cases = [*chosen.suite("golden"), *chosen.suite("adversarial")]
     update, close = _progress("suites")
     evaluate(setup, cases, trials=trials, jobs=jobs, eval_id=eval_id, progress=update)

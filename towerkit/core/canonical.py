@@ -49,6 +49,17 @@ def _plain(value: Any, depth: int = 0) -> Any:
     return f"<{type(value).__qualname__}>"
 
 
+def ordered_json(value: Any) -> bytes:
+    """Encode `value` as JSON with keys in the order they have.
+
+    For answers on the tape: an agent may print a dictionary, and must print the same in a replay.
+    """
+    try:
+        return msgspec.json.encode(value)
+    except (TypeError, UnicodeEncodeError, ValueError, msgspec.MsgspecError, RecursionError):
+        return json.dumps(_plain(value), separators=(",", ":"), ensure_ascii=True).encode()
+
+
 def canonical_text(value: Any) -> str:
     """Return `canonical_json` as text: what goes into JSON columns."""
     return canonical_json(value).decode()

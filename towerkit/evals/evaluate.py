@@ -23,6 +23,7 @@ from towerkit.packs.store import Pack, Store
 from towerkit.packs.tables import SCORES
 from towerkit.packs.writer import Row
 from towerkit.privacy.keys import local_redactor, simulated_redactor
+from towerkit.privacy.redact import Redactor
 from towerkit.reliability.policy import Policy
 from towerkit.runtime.run import Run
 from towerkit.runtime.tower import Tower
@@ -93,9 +94,12 @@ def _source_digest(scenario: Scenario) -> str:
 
 def run_case(
     setup: Setup, case: Case, *, eval_id: str, trial: int = 0,
-    faults: Sequence[Mapping[str, Any]] = (),
+    faults: Sequence[Mapping[str, Any]] = (), role: str = "suite",
 ) -> CaseRun:  # fmt: skip
-    """Run one case, seal its pack and score it. Raises `StoreError` when it cannot be stored."""
+    """Run one case, seal its pack and score it. Raises `StoreError` when it cannot be stored.
+
+    `role` "ticket" marks a run made to be looked at: no gate expects a score of it.
+    """
     scenario, simulated = setup.scenario, setup.models.simulated
     seed = setup.seed if trial == 0 else derive_seed(setup.seed, "trial", trial)
     env: Env = VirtualEnv(derive_seed(seed, case.case_id)) if simulated else SystemEnv()
@@ -103,12 +107,12 @@ def run_case(
     tower = Tower(
         store=setup.store.root, models=models, policy=setup.policy, budget_usd=setup.budget_usd,
         service=scenario.name, release=setup.release, durable=not simulated,
-        redactor=simulated_redactor() if simulated else local_redactor(),
+        redactor=_redactor(setup),
     )  # fmt: skip
     identity = {"case_id": case.case_id, "trial": trial, **setup.identity()}
     run = tower.run(
         scenario.name, task=case.task, env=env, faults=[*faults, *case.faults],
-        identity=identity, source={"eval_id": eval_id, "suite": case.suite},
+        identity=identity, source={"eval_id": eval_id, "suite": case.suite, "role": role},
     )  # fmt: skip
     with scenario.world(case.world) as world:
         scores = _act_and_score(scenario, case, run, world)
@@ -151,8 +155,12 @@ def evaluate(
     return Evaluation(eval_id=eval_id, runs=tuple(runs), scores_file=path)
 
 
+def _redactor(setup: Setup) -> Redactor:
+    return simulated_redactor() if setup.models.simulated else local_redactor()
+
+
 def _score_rows(setup: Setup, run: CaseRun, eval_id: str) -> list[Row]:
-    case, manifest = run.case, run.pack.manifest
+    case, manifest, redactor = run.case, run.pack.manifest, _redactor(setup)
     definition = digest_of([case.task, case.world, case.expected])
     return [
         SCORES.make(
@@ -171,7 +179,7 @@ def _score_rows(setup: Setup, run: CaseRun, eval_id: str) -> list[Row]:
             primary=s.primary,
             error_class=manifest["error_class"],
             contradicted=False,
-            note=s.note,
+            note=None if s.note is None else redactor.text(s.note),
             simulated=bool(manifest["simulated"]),
         )
         for s in run.scores

@@ -76,6 +76,8 @@ def _side(store: Store, selection: str) -> Side:
     admitted = [p for p in packs if p.run_id not in problems]
     scores = store.scores(admitted).to_dicts()
     primary = [s for s in scores if s["primary"] and s["suite"] != "control"]
+    seen = {s["run_id"] for s in scores if s["primary"]}
+    primary += [_unscored(p) for p in admitted if p.run_id not in seen and not _is_ticket(p)]
     cases: dict[str, dict[CaseKey, list[Outcome]]] = defaultdict(lambda: defaultdict(list))
     definitions: dict[CaseKey, set[str]] = defaultdict(set)
     reasons: dict[str, int] = defaultdict(int)
@@ -99,6 +101,27 @@ def _side(store: Store, selection: str) -> Side:
         inadmissible=problems,
         undetermined=dict(reasons),
     )
+
+
+def _is_ticket(pack: Pack) -> bool:
+    """Say whether a run was made to be looked at, not to be scored."""
+    return bool(pack.manifest["source"].get("role") == "ticket")
+
+
+def _unscored(pack: Pack) -> dict[str, Any]:
+    """Return what stands for the score of a run that has none: its case is undetermined."""
+    identity = pack.manifest["identity"]
+    return {
+        "run_id": pack.run_id,
+        "suite": pack.manifest["source"].get("suite") or "golden",
+        "scenario": identity.get("scenario"),
+        "case_id": identity.get("case_id") or pack.run_id,
+        "task_digest": None,
+        "error_class": None,
+        "scored": False,
+        "value": None,
+        "contradicted": False,
+    }
 
 
 def _outcome(row: dict[str, Any]) -> tuple[Outcome, str | None]:

@@ -24,7 +24,7 @@ from towerkit.core.errors import PackError, SelectionError, StoreError
 from towerkit.packs.digest import pack_root, table_root
 from towerkit.packs.selection import Selection, parse_selection
 from towerkit.packs.tables import FORMAT_VERSION, PACK_TABLES, SCORES, Table
-from towerkit.packs.writer import Draft, Row, commit, write_parquet
+from towerkit.packs.writer import Draft, Row, commit, manifest_bytes, write_parquet
 
 if TYPE_CHECKING:
     import polars as pl
@@ -91,6 +91,8 @@ class Pack:
 
     def verify(self) -> None:
         """Check every file, every row and the root; raise `PackError` at what does not hold."""
+        if _read_regular(self.folder / "manifest.json") != manifest_bytes(self.manifest):
+            raise PackError(f"{self.folder}: manifest.json is not spelled as it was written")
         expected = {"manifest.json", *(f"{n}.parquet" for n in PACK_TABLES)}
         found = {p.name for p in self.folder.iterdir()}
         if found != expected:

@@ -61,13 +61,20 @@ def pandera_model(table: Table) -> pa.DataFrameSchema:
             checks.append(pa.Check.str_matches(c.pattern))
         if c.kind == "float":
             checks.append(pa.Check(nan_free, name="nan_free"))
+        if c.name == table.by:
+            # On a column: Pandera reports a whole frame's failed rows as JSON, which Polars cannot
+            # make of binary columns (it panics).
+            checks += [
+                pa.Check(_required_check(table, value, needed), name=_requires(value, needed))
+                for value, needed in table.required
+            ]
         columns[c.name] = pa.Column(polars_schema(table)[c.name], checks, nullable=c.nullable)
 
-    frame_checks = [
-        pa.Check(_required_check(table, value, needed), name=f"{value}_requires_{'_'.join(needed)}")
-        for value, needed in table.required
-    ]
-    return pa.DataFrameSchema(columns, checks=frame_checks, strict=True, ordered=True)
+    return pa.DataFrameSchema(columns, strict=True, ordered=True)
+
+
+def _requires(value: str, needed: tuple[str, ...]) -> str:
+    return f"{value}_requires_{'_'.join(needed)}"
 
 
 def _required_check(table: Table, value: str, needed: tuple[str, ...]) -> Any:

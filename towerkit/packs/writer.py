@@ -171,11 +171,16 @@ def _fill(folder: Path, draft: Draft, *, durable: bool) -> dict[str, Any]:
         }
     manifest = {"format": FORMAT_VERSION, **draft.manifest, "tables": tables}
     manifest["root"] = pack_root(manifest)
-    text = msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=2)
-    write_bytes(folder / "manifest.json", text + b"\n", durable=durable)
+    write_bytes(folder / "manifest.json", manifest_bytes(manifest), durable=durable)
     if durable:
         _sync_folder(folder)
     return manifest
+
+
+def manifest_bytes(manifest: dict[str, Any]) -> bytes:
+    """Return the one spelling of a manifest: sorted keys, two spaces, a newline at the end."""
+    text = msgspec.json.encode(manifest, order="deterministic")
+    return msgspec.json.format(text, indent=2) + b"\n"
 
 
 def write_bytes(path: Path, data: bytes, *, durable: bool) -> None:

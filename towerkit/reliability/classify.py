@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from towerkit.core.errors import ControlError
+from towerkit.reliability.taxonomy import TAXONOMY
 
 # Provider codes as they stand in bodies (`error.code`, `error.type`, `error.status`).
 CODES = {
@@ -138,6 +139,9 @@ def classify(error: BaseException, *, operation: str = "model") -> Failure:
     if named == "cancelled":
         return Failure(error_class=named, error_type=kind)
     if operation == "tool":
+        own = getattr(error, "error_class", None)  # a tool may say what its error is
+        if isinstance(own, str) and own in TAXONOMY:
+            return Failure(error_class=own, error_type=kind)
         timed_out = isinstance(error, TimeoutError) or named in {"timeout_read", "timeout_connect"}
         name = "tool_timeout" if timed_out else "tool_failed"
         return Failure(error_class=name, error_type=kind)

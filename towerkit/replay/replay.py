@@ -8,7 +8,6 @@ not the agent's doing.
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Mapping
 from operator import itemgetter
 from typing import Any
@@ -29,7 +28,7 @@ from towerkit.reliability.policy import Policy
 from towerkit.replay.tape import Divergence, Tape
 from towerkit.runtime.run import Run
 from towerkit.runtime.tower import Tower
-from towerkit.scenarios import SCENARIOS, Scenario
+from towerkit.scenarios import SCENARIOS
 
 # What a span asks, known when it starts, and what became of it, known when it ends.
 ASKED = (
@@ -99,18 +98,9 @@ def replay_scenario(pack: Pack, *, prompt: str | None = None) -> ReplayReport:
 
     recorded, now = pack.manifest["identity"].get("prompt_digest"), sha256_hex(text.encode())
     changed = ("the prompt",) if recorded not in {None, now} else ()
-    return replay(pack, agent, exceptions=_exceptions_of(scenario), changed=changed)
-
-
-def _exceptions_of(scenario: Scenario) -> dict[str, type[BaseException]]:
-    package = scenario.agent.__module__.rpartition(".")[0]
-    return {
-        value.__qualname__: value
-        for name, module in list(sys.modules.items())
-        if name.startswith(package)
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Exception)
-    }
+    return replay(
+        pack, agent, exceptions={e.__qualname__: e for e in scenario.exceptions}, changed=changed
+    )
 
 
 def replay(

@@ -19,7 +19,13 @@ import msgspec
 
 from towerkit.core.canonical import digest_of
 from towerkit.core.env import Env, uuid7
-from towerkit.core.errors import ControlError, DeadlineExceeded, StoreError, UsageError
+from towerkit.core.errors import (
+    AttemptTimeout,
+    ControlError,
+    DeadlineExceeded,
+    StoreError,
+    UsageError,
+)
 from towerkit.core.types import Message, Request, Response
 from towerkit.cost.ledger import NANO, Ledger
 from towerkit.reliability.classify import Failure, classify
@@ -356,7 +362,7 @@ class Run:
         """Make one attempt: return its value, or its failure and the exception."""
         left = (self._deadline - self.env.mono_ns()) / NANO
         if left <= 0:
-            raise DeadlineExceeded(f"the run's {self._policy.deadline_s:g} s are up")
+            raise self._late()
         key = f"{parent.span_id}.{state.tries}"
         self.ledger.reserve(key, call.worst_case(state))
         span = self._start(parent.name, kind="attempt", operation=operation, parent=parent)
@@ -368,7 +374,10 @@ class Run:
         try:
             value = self._executor.attempt(what, lambda: call.run(state, what.timeout_s))
         except Exception as raised:  # noqa: BLE001  decided upon below, and re-raised if it must be
-            error, failure = raised, classify(raised, operation=state.operation)
+            error = raised
+            if isinstance(raised, AttemptTimeout) and what.timeout_s >= left:
+                error = self._late()
+            failure = classify(error, operation=state.operation)
         except BaseException as raised:
             failure = classify(raised, operation=state.operation)
             self.ledger.settle(key, call.settle(span, state, None, failure))
@@ -380,11 +389,18 @@ class Run:
         )
         return value, failure, error
 
+    def _late(self) -> DeadlineExceeded:
+        return DeadlineExceeded(f"the run's {self._policy.deadline_s:g} s are up")
+
     def _record(
         self, call: Call, what: Attempt, span: OpenSpan, value: Any,
         failure: Failure, error: BaseException | None, start: int, *, simulated: bool,
     ) -> None:  # fmt: skip
-        response = None if error is not None else self.recorder.content(call.tape_value(value))
+        response = (
+            None
+            if error is not None
+            else self.recorder.content(call.tape_value(value), ordered=True)
+        )
         span.fields["response_digest"] = response
         if failure.retry_after_s is not None:
             span.attributes["retry_after_s"] = failure.retry_after_s

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from towerkit.core.canonical import canonical_json, canonical_text, fingerprint
+from towerkit.core.canonical import canonical_json, canonical_text, fingerprint, ordered_json
 from towerkit.core.types import Usage
 from towerkit.cost.prices import Price
 from towerkit.packs.tables import CONTENT, COSTS, INPUTS, SPANS
@@ -116,8 +116,10 @@ class Recorder:
             )
             self._spans.append((span.seq, row))
 
-    def content(self, value: Any, *, redacted: bool = False) -> str | None:
+    def content(self, value: Any, *, redacted: bool = False, ordered: bool = False) -> str | None:
         """Keep `value` (text or JSON-able), redacted, and return its digest.
+
+        `ordered` keeps the order of keys: what an agent gets back must print the same in a replay.
 
         With `capture="off"` nothing is kept and there is no digest; with `"digests"` only that.
         """
@@ -127,7 +129,8 @@ class Recorder:
         if isinstance(clean, str):
             media, body = "text/plain", clean.encode("utf-8", "backslashreplace")
         else:
-            media, body = "application/json", canonical_json(clean)
+            encode = ordered_json if ordered else canonical_json
+            media, body = "application/json", encode(clean)
         digest = fingerprint(self.redactor.key, body)
         if self.redactor.capture == "redacted" and digest not in self._content:
             row = CONTENT.make(digest=digest, media_type=media, size=len(body), body=body)

@@ -1,0 +1,10 @@
+"""Root cause: what failing runs have that passing runs have not, and one run as a tree.
+
+Rule: an association is named as one. A run that infrastructure ended, or that nobody scored, is
+undecided: it is counted apart and is evidence for neither side.
+"""
+
+from towerkit.rca.contrast import Contrast, RcaReport, failing_vs_passing
+from towerkit.rca.tree import SpanRow, span_tree
+
+__all__ = ["Contrast", "RcaReport", "SpanRow", "failing_vs_passing", "span_tree"]

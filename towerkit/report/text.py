@@ -1,0 +1,31 @@
+"""Text from outside, made safe to show.
+
+Rule: what a reader sees is what is there. Terminal sequences, control characters and characters
+that reorder or hide text are removed; markup is left to the escaping of whatever shows it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+# CSI and OSC sequences, then any lone escape.
+_TERMINAL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[@-_]?")
+# Controls but tab and newline; bidirectional marks, overrides and isolates; zero-width space and
+# byte order mark; tags (U+E0000), which carry invisible text; lone surrogates.
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff"
+    "\ufff9-\ufffb\U000e0000-\U000e007f\ud800-\udfff]"
+)
+
+
+def clean(text: Any) -> str:
+    """Return `text` without terminal sequences, control characters and bidirectional tricks."""
+    plain = str(text).replace("\r\n", "\n").replace("\r", "\n")
+    return _HIDDEN.sub("", _TERMINAL.sub("", plain))
+
+
+def short(text: Any, limit: int = 60) -> str:
+    """Return `text` cleaned, on one line, of at most `limit` characters."""
+    line = " ".join(clean(text).split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
