@@ -129,7 +129,7 @@ def cli() -> None:
     help="simulated, openai:NAME[@BASE_URL] or anthropic:NAME; several, joined by commas, are a "
     "fallback chain.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=7, show_default=True,
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True,
               help="Seed of the simulated model, clock and jitter.")  # fmt: skip
 @click.option("--faults", default="default", show_default=True, metavar="PLAN",
               help="Fault plan of the ticket's run: default, none or a TOML file.")  # fmt: skip
@@ -265,10 +265,12 @@ def drift(
     baseline: str, live: str, columns: str | None, q: float, store: str | None, as_json: bool
 ) -> None:
     """Test live against baseline, column by column (FILE: a Parquet or CSV frame)."""
-    from towerkit.drift import compare
+    from towerkit.drift import compare_sources
 
-    frames = [_drift_frame(text, store) for text in (baseline, live)]
-    report = compare(*frames, columns=columns.split(",") if columns else None, q=q)
+    report = compare_sources(
+        _store(store), baseline=baseline, live=live, q=q,
+        columns=columns.split(",") if columns else None,
+    )  # fmt: skip
     if as_json:
         _emit({"baseline": baseline, "live": live, **report.to_dict()})
         return
@@ -281,15 +283,6 @@ def drift(
         )
     drifted = sum(row.drift for row in report.rows)
     click.echo(f"[drift] {drifted} of {len(report.rows)} tests found drift at q={q:g}")
-
-
-def _drift_frame(text: str, store: str | None) -> Any:
-    from towerkit.drift import load_frame, run_frame
-
-    if Path(text).suffix.lower() in {".parquet", ".csv"}:
-        return load_frame(Path(text))
-    target = _store(store)
-    return run_frame(target, target.select(text))
 
 
 @cli.command()

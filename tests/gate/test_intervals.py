@@ -41,12 +41,10 @@ def test_no_discordant_pair_is_still_uncertain():
     assert i.estimate == 0
 
 
-@given(st.integers(1, 300).flatmap(
-    lambda n: st.tuples(st.just(n), st.integers(0, n)).flatmap(
-        lambda t: st.tuples(st.just(t[0]), st.just(t[1]), st.integers(0, t[0] - t[1])))))  # fmt: skip
-def test_tango_holds_the_estimate_and_mirrors(case):
+@given(st.integers(0, 100), st.integers(0, 100), st.integers(0, 100))
+def test_tango_holds_the_estimate_and_mirrors(b, c, equal):
     """The estimate lies inside, within [−1, 1], and swapping sides mirrors the interval."""
-    n, b, c = case
+    n = b + c + equal + 1
     i, mirrored = tango(b, c, n, confidence=0.95), tango(c, b, n, confidence=0.95)
     assert -1 <= i.low <= i.estimate <= i.high <= 1
     assert i.low == pytest.approx(-mirrored.high, abs=1e-9)

@@ -30,8 +30,10 @@ def side(values, *, suite="golden", prefix="r", definition="d", runs=None, **mor
     }  # fmt: skip
     return Side(
         selection=prefix, run_ids=tuple(keys), digest="0", simulated=True,
-        cases={suite: cases} if cases else {}, definitions={k: frozenset({definition}) for k in cases},
-        runs=metrics | (runs or {}), run_cases=keys, means={}, inadmissible={}, undetermined={}, **more,
+        cases={suite: cases} if cases else {},
+        definitions={key: frozenset({definition}) for key in cases},
+        runs=metrics | (runs or {}), run_cases=keys, means={}, inadmissible={},
+        undetermined={}, **more,
     )  # fmt: skip
 
 

@@ -88,8 +88,8 @@ def test_safe_text_is_one_clean_line(text, limit):
 
 
 def test_escape_sequences_do_not_reach_a_terminal():
-    """Colours and cursor movements from a prompt are shown, not obeyed."""
-    assert safe_text("a\x1b[31mb\x9bc\r\nd") == "a·[31mb·c  d"
+    """Colours, cursor movements and hidden characters from a prompt are gone."""
+    assert safe_text("a\x1b[31mb\x9b2Jc\r\nd\u200b\u202e\U000e0041") == "abc d"
 
 
 def test_the_key_file_is_private_and_stays(monkeypatch, tmp_path):

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from notebooks import notebook
 from towerkit.core.errors import UsageError
+from towerkit.privacy.safe_text import clean, safe_text
 from towerkit.report import figures
 from towerkit.report.html import render, write_html
 from towerkit.report.parameters import read_notebook
 from towerkit.report.tables import BANNER_TYPE, TABLE_TYPE, Banner, table
-from towerkit.report.text import clean, short
 
 PAYLOADS = [
     "<script>alert(1)</script>",
@@ -160,7 +160,7 @@ def test_hostile_text_is_inert_wherever_it_stands(tmp_path, evil) -> None:
         {"output_type": "stream", "name": "stderr", "text": [evil, evil]},
         {"output_type": "error", "ename": "E", "evalue": evil, "traceback": [evil]},
     ]
-    page = page_of(tmp_path, *outputs, title=f"# {short(evil, 200)}")
+    page = page_of(tmp_path, *outputs, title=f"# {safe_text(evil, limit=200)}")
     authored_links = re.compile(r'<a href="https://example[.]invalid/[^"]*">|</a>')
     reader = assert_inert(authored_links.sub("", page))
     text = "".join(reader.shown)

@@ -222,7 +222,8 @@ class Store:
         except OSError as error:
             raise StoreError(f"cannot write scores into {self.root}: {error.strerror}") from error
         finally:
-            temporary.unlink(missing_ok=True)
+            if temporary.exists():
+                temporary.unlink()
         return path
 
     def scores(self, packs: Sequence[Pack]) -> pl.DataFrame:

@@ -120,7 +120,7 @@ TEXTS = tuple(
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """What went wrong in one attempt: its taxonomy row, the exception's type, the wait asked for."""
+    """What went wrong in one attempt: its row, the exception's type, the wait asked for."""
 
     error_class: str
     error_type: str

@@ -14,7 +14,7 @@ import msgspec
 import polars as pl
 
 from towerkit.core.errors import UsageError
-from towerkit.report.text import clean, short
+from towerkit.privacy.safe_text import clean, safe_text
 
 Rows = Sequence[Mapping[str, Any] | msgspec.Struct]
 
@@ -73,7 +73,7 @@ def rule_intervals(rows: Rows) -> Figure:
         label="name",
     )
     for row in shown:
-        row["unit"] = short(row["unit"] or "share")
+        row["unit"] = safe_text(row["unit"] or "share", limit=60)
         row["outcome"] = row["outcome"] if row["outcome"] in _OUTCOMES else "NOT MEASURED"
     panels = [
         _interval_layers([r for r in shown if r["unit"] == unit], "name", unit, outcome=True)
@@ -301,8 +301,8 @@ def _rows(
             )
         one = {k: row.get(k) for k in (*needed, *optional)}
         kept.append(
-            {k: short(v, 48) if isinstance(v, str) else v for k, v in one.items()}
-            | {label: short("unknown" if one[label] is None else one[label], 48)}
+            {k: safe_text(v, limit=48) if isinstance(v, str) else v for k, v in one.items()}
+            | {label: safe_text("unknown" if one[label] is None else one[label], limit=48)}
         )
     return kept
 

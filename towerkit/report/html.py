@@ -21,10 +21,10 @@ import msgspec
 from markupsafe import Markup
 
 from towerkit import __version__
+from towerkit.privacy.safe_text import clean, safe_text
 from towerkit.report.parameters import read_notebook, source_of, tags_of
 from towerkit.report.runner import write_text
 from towerkit.report.tables import BANNER_TYPE, TABLE_TYPE, Banner, Table, table
-from towerkit.report.text import clean, short
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -78,10 +78,10 @@ def render(
     given = [{"name": k, "value": _shown_value(v)} for k, v in source.get("parameters", {}).items()]
     parameters = table(given, {"name": ("parameter", "text"), "value": ("value", "text")})
     return _template().render(
-        title=short(title or _first_heading(document), 120),
+        title=safe_text(title or _first_heading(document), limit=120),
         banner=_clean_banner(banner or _first_banner(document)),
         blocks=[_marked(b) for b in _blocks(document)],
-        source={k: short(source.get(k, ""), 80) for k in ("notebook", "sha256")},
+        source={k: safe_text(source.get(k, ""), limit=80) for k in ("notebook", "sha256")},
         parameters=Markup(parameters.html()) if given else "",  # noqa: S704  escaped by `html`
         version=__version__,
     )
@@ -90,7 +90,7 @@ def render(
 def _shown_value(value: Any) -> str:
     """Return a parameter as text, of a path only its end: pages are passed on, disks are not."""
     text = str(value)
-    return short(f"…/{text.rpartition('/')[2]}" if text.startswith("/") else text, 200)
+    return safe_text(f"…/{text.rpartition('/')[2]}" if text.startswith("/") else text)
 
 
 def _marked(block: Block) -> dict[str, Any]:

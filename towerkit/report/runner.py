@@ -24,6 +24,7 @@ import msgspec
 from towerkit.core.canonical import sha256_hex
 from towerkit.core.env import SystemEnv
 from towerkit.core.errors import NotebookError
+from towerkit.privacy.safe_text import safe_text
 from towerkit.report.parameters import (
     FILE_VARIABLE,
     check_parameters,
@@ -31,7 +32,6 @@ from towerkit.report.parameters import (
     read_notebook,
     source_of,
 )
-from towerkit.report.text import short
 
 INJECTED = (
     "# Inserted by the runner: the values are in this notebook's metadata.\n"
@@ -152,7 +152,7 @@ def _run(prepared: Path, folder: Path, *, timeout_s: float, progress: bool, env:
         )
     except papermill.PapermillExecutionError as error:
         lines = [line for line in str(error.evalue).splitlines() if line.strip()]
-        last = short(lines[-1], 300) if lines else ""
+        last = safe_text(lines[-1], limit=300) if lines else ""
         at = _source_index(prepared, error.cell_index)
         raise NotebookError(f"cell {at} failed: {error.ename}: {last}".rstrip(": ")) from error
     except CellTimeoutError as error:
@@ -161,7 +161,7 @@ def _run(prepared: Path, folder: Path, *, timeout_s: float, progress: bool, env:
         raise NotebookError("the kernel died before the last cell") from error
     except RuntimeError as error:
         # nbclient has no class of its own for a kernel that does not start.
-        raise NotebookError(f"the kernel did not start: {short(error, 300)}") from error
+        raise NotebookError(f"the kernel did not start: {safe_text(error, limit=300)}") from error
     finally:
         # nbclient cleans up after itself, but not after an interrupt while the kernel starts.
         for manager in managers:

@@ -13,7 +13,7 @@ import jinja2
 import msgspec
 
 from towerkit.core.errors import UsageError
-from towerkit.report.text import clean
+from towerkit.privacy.safe_text import clean
 
 TABLE_TYPE = "application/vnd.towerkit.table+json"
 BANNER_TYPE = "application/vnd.towerkit.banner+json"
