@@ -43,10 +43,20 @@ def set_up(lock: str) -> None:
     call(sys.executable, "-m", "venv", VENV)
     quiet = ("--quiet", "--disable-pip-version-check")
     call(BIN / "python", "-m", "pip", "install", *quiet, "--require-hashes", "-r", files[0])
-    uv = (BIN / "uv", "pip", "install", "--quiet", "--python", BIN / "python")
-    call(*uv, "--require-hashes", "-r", files[1])
-    call(*uv, "--no-deps", "--no-build-isolation", "-e", ROOT)
+    install("--require-hashes", "-r", files[1])
+    install("--no-deps", "--no-build-isolation", "-e", ROOT)
     stamp.write_text(wanted)
+
+
+def install(*what: str | Path) -> None:
+    """Install with uv; behind a proxy with a certificate of its own, with the system's trust."""
+    uv = [str(BIN / "uv"), "pip", "install", "--quiet", "--python", str(BIN / "python")]
+    command = [*uv, *map(str, what)]
+    first = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    if first.returncode:
+        second = subprocess.run([*command, "--system-certs"], cwd=ROOT, check=False)
+        if second.returncode:
+            sys.exit(f"towerkit: the installation failed, at first with:\n{first.stderr}")
 
 
 def main(arguments: list[str]) -> None:
