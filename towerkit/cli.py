@@ -6,6 +6,7 @@ diverged); 2 is a usage error and 1 means that the tool broke and there is no ve
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -453,6 +454,8 @@ def pack_verify(names: tuple[str, ...], store: str | None, as_json: bool) -> Non
 
 def main() -> None:
     """Run the command line: one sentence and the right exit code for whatever goes wrong."""
+    # What the library would log when nobody listens, the commands say themselves.
+    logging.getLogger("towerkit").addHandler(logging.NullHandler())
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Abort:
@@ -466,7 +469,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        _fail(f"{error.strerror or error}: {error.filename or ''}", 1)
+        _fail(f"cannot go on: {error.strerror or error} ({error.filename or 'output'})", 1)
     except Exception as error:
         if os.environ.get("TOWERKIT_DEBUG"):
             raise
