@@ -97,7 +97,7 @@ def pandera_takes(frame: pl.DataFrame, table: Table) -> bool:
 
 
 @given(tables())
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_rows_and_frames_are_judged_alike(drawn):
     """The check at writing and the check at reading never disagree."""
     table, rows = drawn

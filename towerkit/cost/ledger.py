@@ -14,9 +14,11 @@ NANO = 1_000_000_000
 
 
 def usd(nanousd: int) -> str:
-    """Return an amount as a person reads it: cents, or four significant digits below one cent."""
+    """Return an amount as a person reads it: cents, or every digit there is below one cent."""
     dollars = nanousd / NANO
-    return f"${dollars:.2f}" if nanousd == 0 or dollars >= 0.01 else f"${dollars:.4g}"
+    if nanousd == 0 or dollars >= 0.01:
+        return f"${dollars:.2f}"
+    return f"${dollars:.9f}".rstrip("0")
 
 
 class Ledger:

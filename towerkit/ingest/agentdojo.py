@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from towerkit.core.canonical import digest_of
+from towerkit.core.canonical import canonical_text, digest_of
 from towerkit.core.env import VIRTUAL_EPOCH_NS
 from towerkit.core.types import ToolCall
 from towerkit.ingest.source import BadRecord, decode, split
@@ -254,7 +254,7 @@ def _text(content: Any) -> str:
         isinstance(p, dict) and isinstance(p.get("content"), str) for p in content
     ):
         return "\n".join(p["content"] for p in content)
-    return msgspec.json.encode(content).decode()
+    return canonical_text(content)
 
 
 FORMAT = Format(

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from towerkit.core.canonical import digest_of
+from towerkit.core.canonical import canonical_text, digest_of
 from towerkit.core.env import VIRTUAL_EPOCH_NS
 from towerkit.core.types import ToolCall, Usage
 from towerkit.ingest.source import BadRecord, Records, decode, split_object
@@ -164,8 +164,8 @@ def survey(data: bytes) -> Survey:
             case, trial = str(key.task_id), key.trial or 0
             if case not in tasks:
                 raise BadRecord("task_id", f"the file's tasks hold no task {case!r}")  # noqa: TRY301
-            if trial < 0:
-                raise BadRecord("trial", f"expected 0 or more, got {trial}")  # noqa: TRY301
+            if not 0 <= trial <= 1_000_000:
+                raise BadRecord("trial", f"expected 0 to 1,000,000, got {trial}")  # noqa: TRY301
             first = seen.setdefault((case, trial), index)
             if first != index:
                 problem = f"task_id {case} with trial {trial} is record {first} already"
@@ -353,7 +353,7 @@ def _cost(message: _Message, at: int) -> int | None:
 def _call(call: _Call) -> ToolCall:
     if isinstance(call.arguments, dict):
         return ToolCall(id=call.id or "", name=call.name, arguments=call.arguments)
-    raw = call.arguments if isinstance(call.arguments, str) else repr(call.arguments)
+    raw = call.arguments if isinstance(call.arguments, str) else canonical_text(call.arguments)
     return ToolCall(id=call.id or "", name=call.name, arguments={}, raw=raw)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from towerkit.core.canonical import digest_of
+from towerkit.core.canonical import canonical_text, digest_of
 from towerkit.core.env import VIRTUAL_EPOCH_NS
 from towerkit.core.types import ToolCall
 from towerkit.ingest.source import BadRecord, decode, split
@@ -219,7 +219,7 @@ def _text(content: Any) -> str:
     """Return content as text; parts that are not text are kept as JSON."""
     if content is None or isinstance(content, str):
         return content or ""
-    return msgspec.json.encode(content).decode()
+    return canonical_text(content)
 
 
 def _call(call: _Call) -> ToolCall:
@@ -227,7 +227,7 @@ def _call(call: _Call) -> ToolCall:
     if isinstance(arguments, str):
         try:
             arguments = msgspec.json.decode(arguments)
-        except (msgspec.MsgspecError, RecursionError):
+        except (msgspec.MsgspecError, RecursionError, UnicodeEncodeError):
             raw = arguments
     if not isinstance(arguments, dict):
         arguments, raw = {}, raw if raw is not None else _text(call.function.arguments)

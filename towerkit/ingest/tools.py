@@ -62,7 +62,7 @@ def reported_error(result: object) -> str | None:
     if result[:1] == "{" and '"error"' in result[:40]:
         try:
             inner = msgspec.json.decode(result)
-        except (msgspec.MsgspecError, RecursionError):
+        except (msgspec.MsgspecError, RecursionError, UnicodeEncodeError):
             return None
         if isinstance(inner, dict) and set(inner) == {"error"} and inner["error"]:
             return str(inner["error"])
