@@ -19,11 +19,11 @@ from towerkit.core.types import Usage
 
 
 class Price(msgspec.Struct, frozen=True, kw_only=True):
-    """The cost of one charge and where its price comes from."""
+    """The cost of one charge and where its price comes from; None: an amount without a book."""
 
     nanousd: int
     ref: str
-    date: str
+    date: str | None
 
 
 @cache

@@ -251,7 +251,7 @@ class _Builder:
         cost = None
         if turn.cost_nanousd is not None:
             # A recorded amount has no price book, hence no date: null says so.
-            cost = Price(nanousd=turn.cost_nanousd, ref="recorded in source", date=None)  # type: ignore[arg-type]
+            cost = Price(nanousd=turn.cost_nanousd, ref="recorded in source", date=None)
         self.recorder.charge(
             attempt, turn.usage, cost, provider=None,
             model=_maybe(self.redactor, turn.answered_by or turn.model),

@@ -8,6 +8,7 @@ judges and the Polars expression that checks on the hot path are all derived fro
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, Literal
 
 import msgspec
@@ -30,7 +31,7 @@ class Column(msgspec.Struct, frozen=True, kw_only=True):
     pattern: str | None = None
 
 
-class Table(msgspec.Struct, frozen=True, kw_only=True):
+class Table(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """One table: its name, columns in canonical order, and what one row is.
 
     `required` pairs a value of the column `by` with the columns that must not be null in such rows.
@@ -42,17 +43,21 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     by: str = ""
     required: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Return the column names in canonical order."""
         return tuple(c.name for c in self.columns)
 
     def make(self, **values: Any) -> tuple[Any, ...]:
         """Return one row in canonical order, without salt; a column not given is null."""
-        row = tuple(values.pop(n, None) for n in self.names if n != "salt")
+        row = tuple([values.pop(n, None) for n in self._unsalted])
         if values:
             raise TypeError(f"table {self.name} has no column {', '.join(values)}")
         return row
+
+    @cached_property
+    def _unsalted(self) -> tuple[str, ...]:
+        return tuple(n for n in self.names if n != "salt")
 
 
 def _c(name: str, kind: Kind, doc: str, **rule: Any) -> Column:
