@@ -70,7 +70,13 @@ def test_the_refusal_says_what_is_left():
 
 @pytest.mark.parametrize(
     ("nano", "text"),
-    [(0, "$0.00"), (90_000_000, "$0.09"), (1_234_000, "$0.001234"), (18_000, "$0.000018"), (12 * NANO, "$12.00")],
+    [
+        (0, "$0.00"),
+        (90_000_000, "$0.09"),
+        (1_234_000, "$0.001234"),
+        (18_000, "$0.000018"),
+        (12 * NANO, "$12.00"),
+    ],
 )
 def test_amounts_as_a_person_reads_them(nano, text):
     """Cents, or every digit below one cent, and never an exponent."""
