@@ -153,10 +153,10 @@ def run(  # noqa: PLR0913, PLR0917  one parameter an option
 ) -> None:  # fmt: skip
     """Run a complete agent on one ticket and on its suites, and gate it."""
     from towerkit.evals import ModelChoice, Setup, evaluate, run_case
+    from towerkit.faults.plan import load_faults
     from towerkit.gate import load_rules
     from towerkit.packs.summary import summarise
     from towerkit.report import run_notebook
-    from towerkit.runtime.faults import load_faults
     from towerkit.runtime.models import parse_model
     from towerkit.scenarios import load_scenario
 
@@ -466,9 +466,10 @@ def main() -> None:
     except TowerError as error:
         _fail(str(error), error.exit_code)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         sys.exit(1)
     except OSError as error:
+        _drop_output()
         _fail(f"cannot go on: {error.strerror or error} ({error.filename or 'output'})", 1)
     except Exception as error:
         if os.environ.get("TOWERKIT_DEBUG"):
@@ -478,6 +479,11 @@ def main() -> None:
             "traceback and report it",
             1,
         )
+
+
+def _drop_output() -> None:
+    """Send what is still buffered nowhere: the interpreter would fail on it again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(sentence: str, code: int) -> None:
