@@ -153,10 +153,10 @@ def run(  # noqa: PLR0913, PLR0917  one parameter an option
 ) -> None:  # fmt: skip
     """Run a complete agent on one ticket and on its suites, and gate it."""
     from towerkit.evals import ModelChoice, Setup, evaluate, run_case
-    from towerkit.runtime.faults import load_faults
     from towerkit.gate import load_rules
     from towerkit.packs.summary import summarise
     from towerkit.report import run_notebook
+    from towerkit.runtime.faults import load_faults
     from towerkit.runtime.models import parse_model
     from towerkit.scenarios import load_scenario
 
