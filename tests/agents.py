@@ -68,7 +68,9 @@ def agent(run: Run, task: Any, *, system: str = SYSTEM, order: int = 7) -> None:
         reply = run.model(messages)
         messages.append(reply.as_message())
         try:
-            found = str(run.tool(look_up, {"order": order}, idempotent=True, call_id="c1"))
+            found = str(
+                run.tool(look_up, {"order": order}, idempotent=True, call_id="c1", timeout_s=12.0)
+            )
         except LookupFailed as error:
             found = f"error: {error}"
     messages.append({"role": "tool", "tool_call_id": "c1", "content": found})

@@ -147,16 +147,16 @@ def cli() -> None:
 @click.option("--rules", metavar="NAME|FILE", help="Gate rules. Default: the scenario's own.")
 @store_option
 @json_option
-def run(  # noqa: PLR0913, PLR0917  one parameter an option
+def run(  # noqa: PLR0917  one parameter an option
     scenario: str, model: str, seed: int, faults: str, budget_usd: float, ticket: Path | None,
     trials: int, release: str, jobs: int, rules: str | None, store: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Run a complete agent on one ticket and on its suites, and gate it."""
     from towerkit.evals import ModelChoice, Setup, evaluate, run_case
+    from towerkit.faults.plan import load_faults
     from towerkit.gate import load_rules
     from towerkit.packs.summary import summarise
     from towerkit.report import run_notebook
-    from towerkit.runtime.faults import load_faults
     from towerkit.runtime.models import parse_model
     from towerkit.scenarios import load_scenario
 
@@ -450,6 +450,61 @@ def pack_verify(names: tuple[str, ...], store: str | None, as_json: bool) -> Non
         click.echo(f"[verify] {len(packs) - len(problems)} of {len(packs)} packs hold")
     if problems:
         sys.exit(1)
+
+
+@cli.group()
+def errors() -> None:
+    """Say what an error is, what happens then and who has to mend it."""
+
+
+@errors.command("ls")
+@click.option("--markdown", is_flag=True, help="Print docs/errors.md.")
+@json_option
+def errors_ls(markdown: bool, as_json: bool) -> None:
+    """List the error classes, one line each."""
+    from towerkit.reliability.explain import describe, errors_page
+    from towerkit.reliability.taxonomy import TAXONOMY
+
+    if markdown:
+        click.echo(errors_page(), nl=False)
+    elif as_json:
+        _emit([describe(row) for row in TAXONOMY.values()])
+    else:
+        for row in TAXONOMY.values():
+            click.echo(f"{row.name:<21} {row.family:<14} {row.summary}")
+
+
+@errors.command("show")
+@click.argument("name", metavar="CLASS")
+@json_option
+def errors_show(name: str, as_json: bool) -> None:
+    """Show what the tower does about one error class."""
+    from towerkit.reliability.explain import describe, row_lines
+    from towerkit.reliability.taxonomy import error_class
+
+    row = error_class(name)
+    if as_json:
+        _emit(describe(row))
+    else:
+        click.echo("\n".join(row_lines(row)))
+
+
+@errors.command("explain")
+def errors_explain() -> None:
+    """Explain errors from a log: JSON lines in, JSON lines out.
+
+    Each line is {"provider", "http_status", "raw"}; raw is the body, or the exception's text as a
+    log has it. A line that is not is answered {"error": …}, and the exit code is then 2.
+    """
+    from towerkit.reliability.explain import explain_line
+
+    good = True
+    for line in sys.stdin.buffer:
+        answer, fine = explain_line(line)
+        good = good and fine
+        _emit(answer)
+    if not good:
+        sys.exit(2)
 
 
 def main() -> None:

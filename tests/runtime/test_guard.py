@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 
 import pytest
@@ -16,11 +17,11 @@ from towerkit.core.errors import (
     UsageError,
 )
 from towerkit.core.types import Response, Usage
+from towerkit.faults.plan import FaultPlan, load_faults
 from towerkit.packs.summary import summarise
 from towerkit.privacy.redact import Redactor
 from towerkit.reliability.policy import Policy
 from towerkit.runtime import models
-from towerkit.runtime.faults import FaultPlan, load_faults
 from towerkit.runtime.tower import Tower
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -75,7 +76,7 @@ def test_a_tool_that_is_not_idempotent_runs_once(tmp_path):
             "x", faults=[fault("tool:pay", 1, kind="slow", delay_s=99)]
         ) as run,
     ):
-        run.tool(lambda: calls.append(1), idempotent=False, name="pay")
+        run.tool(lambda: calls.append(1), idempotent=False, name="pay", timeout_s=12)
     assert calls == [1]
     assert caught.value.tower.decision == "not_idempotent"
     assert run.pack.manifest["status"] == "failed"
@@ -224,6 +225,20 @@ def test_a_real_slow_tool_is_cut_by_the_real_clock(tmp_path):
         run.tool(release.wait, {"timeout": 20}, idempotent=False, name="slow", timeout_s=0.05)
     release.set()
     assert summarise(run.pack).errors == {"tool": 1}
+
+
+def test_a_tool_without_a_time_out_stays_on_the_agents_thread(tmp_path):
+    """What belongs to a thread goes on working: a SQLite connection, a thread's own variable."""
+    connection = sqlite3.connect(":memory:")
+    seen = []
+    with Tower(store=tmp_path).run("x") as run:
+        rows = run.tool(
+            lambda: connection.execute("SELECT 7").fetchall(), idempotent=True, name="q"
+        )
+        run.tool(lambda: seen.append(threading.get_ident()), idempotent=True, name="t")
+    connection.close()
+    assert rows == [(7,)]
+    assert seen == [threading.get_ident()]
 
 
 def test_misuse_is_told_in_one_sentence(tmp_path):

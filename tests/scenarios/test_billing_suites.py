@@ -10,7 +10,7 @@ import pytest
 from billing_desk import BILLING
 
 from towerkit.core.errors import UsageError
-from towerkit.runtime.faults import FaultPlan
+from towerkit.faults.plan import FaultPlan
 from towerkit.scenarios import SCENARIOS, SUITES, load_scenario
 from towerkit.scenarios.billing_dispute_resolution.scoring import EXPECTATIONS
 from towerkit.scenarios.billing_dispute_resolution.suites import TICKET_FIELDS

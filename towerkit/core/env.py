@@ -7,6 +7,7 @@ Rule: every clock reading, wait, random number and id in towerkit comes from an 
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import hashlib
 import os
@@ -14,7 +15,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 
 from towerkit.core.errors import AttemptTimeout
@@ -51,6 +52,15 @@ class Env(Protocol):
 
     def bounded(self, call: Callable[[], T], timeout_s: float | None) -> T:
         """Run `call`; raise `AttemptTimeout` when it takes longer than `timeout_s`."""
+
+    async def asleep(self, seconds: float) -> None:
+        """Wait without holding the event loop."""
+
+    async def abounded(self, call: Callable[[], Awaitable[T]], timeout_s: float | None) -> T:
+        """Await `call`; raise `AttemptTimeout` when it takes longer than `timeout_s`."""
+
+    async def in_thread(self, call: Callable[[], T]) -> T:
+        """Run a blocking `call` beside the event loop."""
 
 
 def derive_seed(*parts: object) -> int:
@@ -139,6 +149,26 @@ class SystemEnv(_Seeded):
             return value  # type: ignore[no-any-return]
         raise value
 
+    async def asleep(self, seconds: float) -> None:
+        """Sleep on the event loop; a cancellation ends it at once."""
+        await asyncio.sleep(max(0.0, seconds))
+
+    async def abounded(self, call: Callable[[], Awaitable[T]], timeout_s: float | None) -> T:
+        """Await `call` under `asyncio.timeout`, which cancels it when the time is up."""
+        try:
+            async with asyncio.timeout(timeout_s) as limit:
+                return await call()
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise AttemptTimeout(
+                f"no answer within {timeout_s:g} s: the outcome is unknown"
+            ) from error
+
+    async def in_thread(self, call: Callable[[], T]) -> T:
+        """Run `call` in a worker thread, with the context of the caller."""
+        return await asyncio.to_thread(call)
+
 
 class VirtualEnv(_Seeded):
     """Simulated time: a sleep returns at once and the clock has moved. One thread, one run."""
@@ -187,3 +217,26 @@ class VirtualEnv(_Seeded):
             return call()
         finally:
             self._limits.remove(limit)
+
+    async def asleep(self, seconds: float) -> None:
+        """Move the clock, and let other tasks run."""
+        self.sleep(seconds)
+        await asyncio.sleep(0)
+
+    async def abounded(self, call: Callable[[], Awaitable[T]], timeout_s: float | None) -> T:
+        """Await `call`; a simulated wait inside it that crosses `timeout_s` raises.
+
+        Tasks that run at once share one simulated clock, and with it each other's time-outs.
+        """
+        if timeout_s is None:
+            return await call()
+        limit = self._now_ns + max(0, round(timeout_s * 1e9))
+        self._limits.append(limit)
+        try:
+            return await call()
+        finally:
+            self._limits.remove(limit)
+
+    async def in_thread(self, call: Callable[[], T]) -> T:
+        """Run `call` here: simulated runs have one thread."""
+        return call()

@@ -13,6 +13,10 @@ replaces an agent's exception by one of these unless the original would be lost.
     └── ControlError          a production control stopped the run
         ├── BudgetExceeded    the ledger refused a reservation
         ├── DeadlineExceeded  the run's time is up
+        ├── CallRefused       a breaker, a throttle or a limit of ours: nothing was sent
+        ├── NoProgress        the agent goes round in circles
+        ├── MalformedResponse a provider's answer that is none
+        ├── StreamTruncated   a stream ended without its terminal event
         ├── AttemptTimeout    one attempt took longer than its time-out
         ├── FaultInjected     a fault plan raised it: simulated, and says so
         ├── ModelUnavailable  every tier of the fallback chain is spent
@@ -84,6 +88,30 @@ class DeadlineExceeded(ControlError):
     """The run's deadline passed, or a wait would pass it."""
 
     error_class = "timeout_total"
+
+
+class CallRefused(ControlError):
+    """Nothing was sent: the breaker is open, or the provider asked to wait longer than is left."""
+
+    error_class = "circuit_open"
+
+
+class MalformedResponse(ControlError):
+    """A provider's answer that is not one: SDKs hand an HTML page on as if all were well."""
+
+    error_class = "malformed_response"
+
+
+class StreamTruncated(ControlError):
+    """A stream ended cleanly before its terminal event: SDKs end the loop as if all were well."""
+
+    error_class = "stream_truncated"
+
+
+class NoProgress(ControlError):
+    """The agent repeats itself without a new answer, or passed its limit of calls."""
+
+    error_class = "no_progress"
 
 
 class AttemptTimeout(ControlError):

@@ -6,7 +6,7 @@ what agents already hold. Everything that leaves the guard is a frozen struct.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -76,11 +76,16 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     """One tier of a fallback chain: a name, whose it is, and how to call it.
 
     `complete(request, timeout_s)` returns a `Response` or raises what the SDK raises; it does not
-    retry. `simulated` marks a model that is not a language model: every number that comes from it
-    says so.
+    retry. `acomplete` is its asyncio twin; without one, `complete` runs in a thread. `stream`
+    and `astream` yield pieces of text and, last, the `Response`: a stream that ends without one was
+    truncated. `simulated` marks a model that is not a language model: every number that comes from
+    it says so.
     """
 
     name: str
     provider: str
     complete: Callable[[Request, float], Response]
+    acomplete: Callable[[Request, float], Awaitable[Response]] | None = None
+    stream: Callable[[Request, float], Iterator[str | Response]] | None = None
+    astream: Callable[[Request, float], AsyncIterator[str | Response]] | None = None
     simulated: bool = False

@@ -1,22 +1,34 @@
-"""What to do after a failed attempt: retry, fall back or stop.
+"""What follows an event of one logical call: call, wait, fall back or stop.
 
-Rule: `decide` is a pure function of the policy, the state of the call, the failure, the time left
-and one random number. It never sleeps past the deadline: a wait that does not fit becomes a
-fallback or a stop.
+Rule: everything that decides about retries and fallbacks is in this file, as much of it as possible
+in `TRANSITIONS` and in the taxonomy's rows. `decide` is pure: policy, state and event come in, the
+next state and one action go out. No I/O, no clock, no randomness; an event carries the time left
+and one random number. An event that the state does not allow raises and changes nothing.
 
-Delay before retry n (1-based): max(Retry-After, jitter · min(cap, base · 2^(n-1))), the "full
+    READY ──Begin──▶ CALLING ──Succeeded──▶ DONE
+                     CALLING ──Failed────▶ WAITING │ CALLING (next tier) │ DONE
+                     CALLING ──Refused───▶ CALLING (next tier) │ WAITING │ DONE
+                     WAITING ──Waited────▶ CALLING
+
+A cancelled call is simply not asked about again.
+
+Delay before retry n (1-based): max(wait asked for, jitter · min(cap, base · 2^(n-1))), the "full
 jitter" of Brooker, "Exponential Backoff And Jitter" (2015), with jitter uniform in [0, 1).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
 
 from towerkit.core.canonical import digest_of
+from towerkit.core.errors import UsageError
 from towerkit.reliability.classify import Failure
-from towerkit.reliability.taxonomy import TAXONOMY
+from towerkit.reliability.taxonomy import TAXONOMY, ErrorClass
+
+Phase = Literal["READY", "CALLING", "WAITING", "DONE"]
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +38,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     customer's patience. `deadline_s` covers all attempts, waits and fallbacks of the run.
     `max_attempts` bounds one call over all tiers, whatever the table allows a class.
     `max_retry_after_s` is the longest wait a provider may ask for before the next tier is tried.
+    `max_steps` bounds the calls of a run, `max_repeats` equal tool calls in a row of a run: an
+    agent that passes either makes no progress.
     """
 
     attempt_timeout_s: float = 12.0
@@ -33,51 +47,204 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     max_attempts: int = 4
     backoff_cap_s: float = 8.0
     max_retry_after_s: float = 60.0
-    max_steps: int = 200
+    max_steps: int = 500
+    max_repeats: int = 3
 
     def digest(self) -> str:
         """Return what a manifest calls this policy: over its limits and the taxonomy's rows."""
-        return digest_of(
-            [msgspec.to_builtins(self), [msgspec.to_builtins(r) for r in TAXONOMY.values()]]
-        )
+        rows = [msgspec.to_builtins(row) for row in TAXONOMY.values()]
+        return digest_of([msgspec.to_builtins(self), rows])
 
 
 class CallState(msgspec.Struct, frozen=True, kw_only=True):
-    """Where one logical call stands: which tier, how many tries on it and in all."""
+    """Where one logical call stands: its phase, its tier, its tries there and in all.
+
+    `providers` names who stands behind each tier: a spent account or a refused key is the same on
+    every model of its provider. Empty where tiers have none (tools).
+    `delivered` is true once a chunk of an answer has reached the agent: from then on nothing is
+    repeated, because the agent would see it twice.
+    """
 
     operation: Literal["model", "tool"]
     tiers: int = 1
+    providers: tuple[str, ...] = ()
+    idempotent: bool = True
+    phase: Phase = "READY"
     tier: int = 0
     tries_on_tier: int = 0
     tries: int = 0
-    idempotent: bool = True
+    delivered: bool = False
 
 
-class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """What to do next: `retry` after `wait_s`, `fallback` to the next tier, or `stop`."""
+# -- events ----------------------------------------------------------------------------------------
 
-    action: Literal["retry", "fallback", "stop"]
-    wait_s: float = 0.0
+
+class Begin(msgspec.Struct, frozen=True):
+    """The agent asks for the call."""
+
+
+class Succeeded(msgspec.Struct, frozen=True):
+    """The attempt answered."""
+
+
+class Waited(msgspec.Struct, frozen=True):
+    """The wait is over."""
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True):
+    """The attempt failed. `budgeted` says whether the retry budget grants another request."""
+
+    failure: Failure
+    time_left_s: float
+    jitter: float
+    budgeted: bool = True
+
+
+class Refused(msgspec.Struct, frozen=True, kw_only=True):
+    """Nothing was sent: the breaker is open or the key throttled, for `wait_s` more seconds."""
+
+    error_class: Literal["circuit_open", "throttled_locally"]
+    wait_s: float
+    time_left_s: float
+
+
+Event = Begin | Succeeded | Waited | Failed | Refused
+
+
+# -- actions ---------------------------------------------------------------------------------------
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """Make an attempt on the state's tier."""
+
+
+class Wait(msgspec.Struct, frozen=True, kw_only=True):
+    """Wait, then say `Waited`."""
+
+    seconds: float
     reason: str
 
 
-def decide(
-    policy: Policy, state: CallState, failure: Failure, *, time_left_s: float, jitter: float
-) -> Decision:
-    """Decide what follows a failed attempt. `state` already counts that attempt.
+class Fallback(msgspec.Struct, frozen=True, kw_only=True):
+    """Make an attempt on the next tier."""
 
-    `jitter` is uniform in [0, 1). The reason is the error class, or what forbade a retry.
-    """
-    row = TAXONOMY[failure.error_class]
+    tier: int
+    reason: str
+
+
+class Stop(msgspec.Struct, frozen=True, kw_only=True):
+    """The call is over. `reason` is `succeeded`, the error class, or what forbade a retry."""
+
+    reason: str
+
+
+Action = Call | Wait | Fallback | Stop
+
+
+class IllegalTransition(UsageError):
+    """An event came that the call's phase does not allow: a bug of the caller."""
+
+
+# -- the machine -----------------------------------------------------------------------------------
+
+
+def decide(policy: Policy, state: CallState, event: Event) -> tuple[CallState, Action]:
+    """Return the state after `event` and what to do now."""
+    rule = TRANSITIONS.get((state.phase, type(event)))
+    if rule is None:
+        allowed = [kind.__name__ for phase, kind in TRANSITIONS if phase == state.phase]
+        raise IllegalTransition(
+            f"{type(event).__name__} does not follow {state.phase}: expected one of {allowed}"
+        )
+    return rule(policy, state, event)
+
+
+def _to(state: CallState, phase: Phase, **changes: object) -> CallState:
+    return msgspec.structs.replace(state, phase=phase, **changes)
+
+
+def _call(policy: Policy, state: CallState, event: Event) -> tuple[CallState, Action]:  # noqa: ARG001
+    return _counted(state), Call()
+
+
+def _counted(state: CallState) -> CallState:
+    tries, on_tier = state.tries + 1, state.tries_on_tier + 1
+    return _to(state, "CALLING", tries=tries, tries_on_tier=on_tier)
+
+
+def _succeed(policy: Policy, state: CallState, event: Event) -> tuple[CallState, Action]:  # noqa: ARG001
+    return _to(state, "DONE"), Stop(reason="succeeded")
+
+
+def _fail(policy: Policy, state: CallState, event: Event) -> tuple[CallState, Action]:
+    assert isinstance(event, Failed)  # noqa: S101  the table's key says so
+    row = TAXONOMY[event.failure.error_class]
+    forbidden = _forbidden(policy, state, row, event)
+    if forbidden is not None:
+        return _to(state, "DONE"), Stop(reason=forbidden)
+    if state.tries_on_tier < row.attempts and not (event.failure.veto and row.veto_obeyed):
+        backoff = event.jitter * min(
+            policy.backoff_cap_s, row.base_s * 2.0 ** (state.tries_on_tier - 1)
+        )
+        wait = max(event.failure.retry_after_s or 0.0, backoff)
+        if wait < event.time_left_s and wait <= policy.max_retry_after_s:
+            return _to(state, "WAITING"), Wait(seconds=wait, reason=row.name)
+    return _next_tier(state, row, event.time_left_s)
+
+
+def _forbidden(policy: Policy, state: CallState, row: ErrorClass, event: Failed) -> str | None:
+    """Return what forbids any further request for this call, or None."""
+    if state.delivered:
+        return "delivered"
     if state.tries >= policy.max_attempts:
-        return Decision(action="stop", reason="max_attempts")
+        return "max_attempts"
     if state.operation == "tool" and row.idempotent_only and not state.idempotent:
-        return Decision(action="stop", reason="not_idempotent")
-    if state.tries_on_tier < row.attempts:
-        backoff = jitter * min(policy.backoff_cap_s, row.base_s * 2.0 ** (state.tries_on_tier - 1))
-        wait = max(failure.retry_after_s or 0.0, backoff)
-        if wait < time_left_s and wait <= policy.max_retry_after_s:
-            return Decision(action="retry", wait_s=wait, reason=failure.error_class)
-    if row.fallback and state.tier + 1 < state.tiers and time_left_s > 0:
-        return Decision(action="fallback", reason=failure.error_class)
-    return Decision(action="stop", reason=failure.error_class)
+        return "not_idempotent"
+    if (row.attempts > 1 or row.fallback) and not event.budgeted:
+        return "retry_budget"
+    return None
+
+
+def _refuse(policy: Policy, state: CallState, event: Event) -> tuple[CallState, Action]:
+    assert isinstance(event, Refused)  # noqa: S101  the table's key says so
+    # Nothing was sent: the refused try does not count.
+    state = msgspec.structs.replace(
+        state, tries=state.tries - 1, tries_on_tier=state.tries_on_tier - 1
+    )
+    row = TAXONOMY[event.error_class]
+    if _tier_after(state, row) is not None:
+        return _next_tier(state, row, event.time_left_s)
+    waitable = row.name == "throttled_locally" and event.wait_s <= policy.max_retry_after_s
+    if waitable and event.wait_s < event.time_left_s:
+        return _to(state, "WAITING"), Wait(seconds=event.wait_s, reason=row.name)
+    return _to(state, "DONE"), Stop(reason=row.name)
+
+
+def _next_tier(state: CallState, row: ErrorClass, time_left_s: float) -> tuple[CallState, Action]:
+    tier = _tier_after(state, row)
+    if tier is not None and time_left_s > 0:
+        moved = _counted(msgspec.structs.replace(state, tier=tier, tries_on_tier=0))
+        return moved, Fallback(tier=tier, reason=row.name)
+    return _to(state, "DONE"), Stop(reason=row.name)
+
+
+def _tier_after(state: CallState, row: ErrorClass) -> int | None:
+    """Return the next tier that may answer after an error of `row`, or None."""
+    if not row.fallback:
+        return None
+    later = range(state.tier + 1, state.tiers)
+    if row.scope == "other_provider" and state.providers:
+        here = state.providers[state.tier]
+        return next((t for t in later if state.providers[t] != here), None)
+    return next(iter(later), None)
+
+
+Rule = Callable[[Policy, CallState, Event], tuple[CallState, Action]]
+
+TRANSITIONS: dict[tuple[Phase, type[Event]], Rule] = {
+    ("READY", Begin): _call,
+    ("CALLING", Succeeded): _succeed,
+    ("CALLING", Failed): _fail,
+    ("CALLING", Refused): _refuse,
+    ("WAITING", Waited): _call,
+}

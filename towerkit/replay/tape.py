@@ -7,7 +7,7 @@ occurrence, and by nothing else. Errors come back as the type they were, with th
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -17,6 +17,7 @@ from towerkit.core.env import VirtualEnv
 from towerkit.core.errors import ControlError, ReplayDiverged
 from towerkit.core.types import Response
 from towerkit.packs.store import Pack
+from towerkit.reliability.breaker import Permit, Refusal
 from towerkit.runtime.executor import Attempt
 
 
@@ -63,16 +64,56 @@ class Tape:
         """Return or raise what the recorded attempt did."""
         row = self._next(what.kind, what.name, what.path, what.request_digest, what.span_seq)
         self._env.advance_to(row["start_offset_ns"] + row["latency_ns"])
-        if row["outcome"] != "ok":
+        failed = row["outcome"] != "ok"
+        if what.stream:
+            return self._stream(row)
+        if failed:
             raise self._error(self._spans[row["span_id"]])
         value = self._pack.content(row["response_digest"])
         return msgspec.convert(value, Response) if what.kind == "model" else value["result"]
+
+    async def aattempt(self, what: Attempt, call: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ARG002
+        """Return or raise what the recorded attempt did."""
+        return self.attempt(what, lambda: None)
+
+    def admit(
+        self,
+        what: Attempt,
+        acquire: Callable[[], Permit | Refusal],  # noqa: ARG002  never asked
+    ) -> Permit | Refusal | None:
+        """Return the recorded refusal, if the recorded call was refused here."""
+        rows = self._rows.get((what.kind, what.name, what.path, what.request_digest))
+        if not rows or rows[0]["outcome"] not in {"circuit_open", "throttled_locally"}:
+            return None
+        row = rows.pop(0)
+        wait = self._pack.content(row["response_digest"])["wait_s"]
+        return Refusal(error_class=row["outcome"], wait_s=wait)
+
+    def granted(self, what: Attempt, take: Callable[[], int]) -> int:  # noqa: ARG002  never asked
+        """Return 0 where the retry budget refused the recorded run, else 1."""
+        rows = self._rows.get(("random", f"retry_budget {what.span_seq}", what.path, None))
+        if rows:
+            rows.pop(0)
+            return 0
+        return 1
 
     def reading(self, kind: str, name: str, path: str, read: Callable[[], Any]) -> Any:  # noqa: ARG002
         """Return the recorded reading."""
         row = self._next(kind, name, path, None, -1)
         self._env.advance_to(row["start_offset_ns"])
         return self._pack.content(row["response_digest"])
+
+    def _stream(self, row: dict[str, Any]) -> Iterator[str | Response]:
+        value = self._pack.content(row["response_digest"])
+        if row["outcome"] != "ok" and not value["pieces"]:
+            raise self._error(self._spans[row["span_id"]])
+        return self._pieces(row, value)
+
+    def _pieces(self, row: dict[str, Any], value: dict[str, Any]) -> Iterator[str | Response]:
+        yield from value["pieces"]
+        if row["outcome"] != "ok":
+            raise self._error(self._spans[row["span_id"]])
+        yield msgspec.convert(value["response"], Response)
 
     def _next(
         self, kind: str, name: str, path: str, digest: str | None, seq: int

@@ -8,6 +8,7 @@ attempt was charged. It decides nothing.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -42,6 +43,12 @@ class Call(Protocol):
 
     def run(self, state: CallState, timeout_s: float) -> Any:
         """Carry the call out once."""
+
+    async def arun(self, state: CallState, timeout_s: float) -> Any:
+        """Carry the call out once, on an event loop."""
+
+    def breaker_key(self, state: CallState) -> str:
+        """Return which breaker has a say."""
 
     def worst_case(self, state: CallState) -> int | None:
         """Return the most an attempt may cost in nano-US-dollars; None when no price is known."""
@@ -92,8 +99,20 @@ class ModelCall:
         )
 
     def run(self, state: CallState, timeout_s: float) -> Response:
+        return self._labelled(state, self._model(state).complete(self._request, timeout_s))
+
+    async def arun(self, state: CallState, timeout_s: float) -> Response:
         model = self._model(state)
-        response = model.complete(self._request, timeout_s)
+        if model.acomplete is not None:
+            return self._labelled(state, await model.acomplete(self._request, timeout_s))
+        return await self._run.env.in_thread(lambda: self.run(state, timeout_s))
+
+    def breaker_key(self, state: CallState) -> str:
+        model = self._model(state)
+        return f"model:{model.provider}/{model.name}"
+
+    def _labelled(self, state: CallState, response: Response) -> Response:
+        model = self._model(state)
         return msgspec.structs.replace(
             response,
             model=response.model or model.name,
@@ -122,7 +141,7 @@ class ModelCall:
         usage = value.usage if value is not None else None
         estimated = usage is None or usage.input_tokens is None or usage.output_tokens is None
         if usage is None or estimated:
-            text = value.content if value is not None else ""
+            text = value.content if value is not None else self.text_so_far()
             usage = Usage(input_tokens=self._input_estimate * 3 // 4, output_tokens=len(text) // 4)
         cost = self._price(state, usage)
         model = self._model(state)
@@ -140,8 +159,49 @@ class ModelCall:
         )
         return None if cost is None else cost.nanousd
 
-    def tape_value(self, value: Response) -> Any:
+    def text_so_far(self) -> str:
+        """Return what of an answer had come when an attempt failed."""
+        return ""
+
+    def tape_value(self, value: Response | None) -> Any:
         return msgspec.to_builtins(value)
+
+
+class StreamCall(ModelCall):
+    """A model call whose answer comes in pieces. `pieces` are those that came so far."""
+
+    def __init__(self, run: Run, request: Request, digest: str) -> None:
+        super().__init__(run, request, digest)
+        self.pieces: list[str] = []
+
+    def what(self, state: CallState, path: str, seq: int, timeout_s: float) -> Attempt:
+        self.pieces = []
+        attempt = super().what(state, path, seq, timeout_s)
+        return msgspec.structs.replace(attempt, stream=True)
+
+    def run(self, state: CallState, timeout_s: float) -> Any:
+        model = self._model(state)
+        if model.stream is None:
+            return iter([super().run(state, timeout_s)])
+        return model.stream(self._request, timeout_s)
+
+    async def arun(self, state: CallState, timeout_s: float) -> Any:
+        model = self._model(state)
+        if model.astream is not None:
+            return model.astream(self._request, timeout_s)
+        if model.stream is not None:
+            return await self._run.env.in_thread(lambda: self.run(state, timeout_s))
+        return iter([await super().arun(state, timeout_s)])
+
+    def text_so_far(self) -> str:
+        return "".join(self.pieces)
+
+    def labelled(self, state: CallState, response: Response) -> Response:
+        return self._labelled(state, response)
+
+    def tape_value(self, value: Response | None) -> Any:
+        answer = None if value is None else msgspec.to_builtins(value)
+        return {"pieces": self.pieces, "response": answer}
 
 
 def _response_fields(response: Response) -> dict[str, Any]:
@@ -196,10 +256,19 @@ class ToolCall:
             request_digest=self._digest,
             span_seq=seq,
             timeout_s=limit,
+            inline=self._timeout_s is None,
         )
 
     def run(self, state: CallState, timeout_s: float) -> Any:
         return self._fn(**self._arguments)
+
+    async def arun(self, state: CallState, timeout_s: float) -> Any:
+        if inspect.iscoroutinefunction(self._fn):
+            return await self._fn(**self._arguments)
+        return await self._run.env.in_thread(lambda: self._fn(**self._arguments))
+
+    def breaker_key(self, state: CallState) -> str:
+        return f"tool:{self._name}"
 
     def worst_case(self, state: CallState) -> int:
         return 0

@@ -6,17 +6,21 @@ in a replay.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import msgspec
 
 from towerkit.core.env import Env
-from towerkit.runtime.faults import FaultPlan
+from towerkit.faults.plan import FaultPlan
+from towerkit.reliability.breaker import Permit, Refusal
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """One physical try: what is called, where in the agent, and under which digest."""
+    """One physical try: what is called, where in the agent, and under which digest.
+
+    `inline` is a blocking tool that may not be moved to a thread of its own: it is not cut.
+    """
 
     kind: str
     name: str
@@ -24,6 +28,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     request_digest: str
     span_seq: int
     timeout_s: float
+    stream: bool = False
+    inline: bool = False
 
 
 class Executor(Protocol):
@@ -31,6 +37,17 @@ class Executor(Protocol):
 
     def attempt(self, what: Attempt, call: Callable[[], Any]) -> Any:
         """Return what `call` returns, or raise what it raises, within the time-out."""
+
+    async def aattempt(self, what: Attempt, call: Callable[[], Awaitable[Any]]) -> Any:
+        """Do the same on an event loop."""
+
+    def admit(
+        self, what: Attempt, acquire: Callable[[], Permit | Refusal]
+    ) -> Permit | Refusal | None:
+        """Return whether the attempt may be made; None where no breaker has a say."""
+
+    def granted(self, what: Attempt, take: Callable[[], int]) -> int:
+        """Return what the retry budget gave for another request, 0 when it refused."""
 
     def reading(self, kind: str, name: str, path: str, read: Callable[[], Any]) -> Any:
         """Return a nondeterministic reading."""
@@ -46,7 +63,24 @@ class Live:
     def attempt(self, what: Attempt, call: Callable[[], Any]) -> Any:
         """Run `call`, with injected faults, bounded by the attempt's time-out."""
         wrapped = self._faults.wrap(what.kind, what.name, call, self._env)
-        return self._env.bounded(wrapped, what.timeout_s)
+        return self._env.bounded(wrapped, None if what.inline else what.timeout_s)
+
+    async def aattempt(self, what: Attempt, call: Callable[[], Awaitable[Any]]) -> Any:
+        """Await `call`, with injected faults, bounded by the attempt's time-out."""
+        wrapped = self._faults.awrap(what.kind, what.name, call, self._env)
+        return await self._env.abounded(wrapped, what.timeout_s)
+
+    def admit(
+        self,
+        what: Attempt,  # noqa: ARG002  the tape looks it up
+        acquire: Callable[[], Permit | Refusal],
+    ) -> Permit | Refusal | None:
+        """Ask the breaker."""
+        return acquire()
+
+    def granted(self, what: Attempt, take: Callable[[], int]) -> int:  # noqa: ARG002
+        """Ask the budget."""
+        return take()
 
     def reading(self, kind: str, name: str, path: str, read: Callable[[], Any]) -> Any:  # noqa: ARG002
         """Read the world."""

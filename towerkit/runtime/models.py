@@ -6,14 +6,21 @@ owner. SDKs are imported when a model of theirs is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
-import msgspec
-
 from towerkit.core.canonical import canonical_text
-from towerkit.core.errors import UsageError
-from towerkit.core.types import Message, Model, Request, Response, ToolCall, Usage
+from towerkit.core.errors import MalformedResponse, UsageError
+from towerkit.core.types import Message, Model, Request, Response, ToolCall
+from towerkit.runtime.streams import (
+    AnthropicMessages,
+    OpenAIChat,
+    anthropic_usage,
+    apieces,
+    openai_usage,
+    pieces,
+)
+from towerkit.runtime.tool_calls import parse_tool_call
 
 
 def function(
@@ -29,27 +36,52 @@ def function(
     return Model(name=name, provider=provider, complete=complete, simulated=simulated)
 
 
-def openai(name: str, *, base_url: str | None = None, client: Any = None) -> Model:
+def openai(  # noqa: C901  four twins of one call
+    name: str, *, base_url: str | None = None, client: Any = None, aclient: Any = None
+) -> Model:
     """Return a chat model of any OpenAI-compatible endpoint, through the openai SDK.
 
-    Without `client`, the SDK reads `OPENAI_API_KEY` and `OPENAI_BASE_URL`.
+    Without clients of yours, the SDK reads `OPENAI_API_KEY` and `OPENAI_BASE_URL`.
     """
     sdk = client or _client("openai", "OpenAI", base_url)
+    asdk = aclient or _client("openai", "AsyncOpenAI", base_url)
 
-    def complete(request: Request, timeout_s: float) -> Response:
+    def body(request: Request, *, stream: bool = False) -> dict[str, Any]:
         options: dict[str, Any] = {"max_completion_tokens": request.max_tokens}
-        if base_url or "api.openai.com" not in str(sdk.base_url):
+        if "api.openai.com" not in str(sdk.base_url):
             options = {"max_tokens": request.max_tokens}  # the name compatible servers know
         if request.temperature is not None:
             options["temperature"] = request.temperature
         if request.tools:
             options["tools"] = [{"type": "function", "function": dict(t)} for t in request.tools]
-        answer = sdk.with_options(max_retries=0, timeout=timeout_s).chat.completions.create(
-            model=name, messages=[_openai_message(m) for m in request.messages], **options
-        )
-        return _from_openai(answer)
+        if stream:
+            options |= {"stream": True, "stream_options": {"include_usage": True}}
+        return {"model": name, "messages": [_openai_message(m) for m in request.messages]} | options
 
-    return Model(name=name, provider="openai", complete=complete)
+    def chat(of: Any, timeout_s: float) -> Any:
+        return of.with_options(max_retries=0, timeout=timeout_s).chat.completions
+
+    def complete(request: Request, timeout_s: float) -> Response:
+        return _from_openai(chat(sdk, timeout_s).create(**body(request)))
+
+    async def acomplete(request: Request, timeout_s: float) -> Response:
+        return _from_openai(await chat(asdk, timeout_s).create(**body(request)))
+
+    def stream(request: Request, timeout_s: float) -> Iterator[str | Response]:
+        events = chat(sdk, timeout_s).create(**body(request, stream=True))
+        with events:
+            yield from pieces(events, OpenAIChat())
+
+    async def astream(request: Request, timeout_s: float) -> AsyncIterator[str | Response]:
+        events = await chat(asdk, timeout_s).create(**body(request, stream=True))
+        async with events:
+            async for piece in apieces(events, OpenAIChat()):
+                yield piece
+
+    return Model(
+        name=name, provider="openai", complete=complete, acomplete=acomplete, stream=stream,
+        astream=astream,
+    )  # fmt: skip
 
 
 def _client(module: str, name: str, base_url: str | None) -> Any:
@@ -76,49 +108,31 @@ def _openai_message(message: Message) -> dict[str, Any]:
 
 
 def _from_openai(answer: Any) -> Response:
-    if not answer.choices:
-        raise ValueError("the provider answered without a choice")
-    choice, usage = answer.choices[0], answer.usage
-    counts = None
-    if usage is not None:
-        cached = getattr(usage.prompt_tokens_details, "cached_tokens", None)
-        reasoning = getattr(usage.completion_tokens_details, "reasoning_tokens", None)
-        counts = Usage(
-            input_tokens=usage.prompt_tokens,
-            output_tokens=usage.completion_tokens,
-            cache_read_tokens=cached,
-            reasoning_tokens=reasoning,
-        )
+    if not getattr(answer, "choices", None):  # an HTML page behind a 200 comes as a plain `str`
+        raise MalformedResponse("expected a chat completion, got an answer without a choice")
+    choice = answer.choices[0]
     calls = tuple(
         parse_tool_call(c.id, c.function.name, c.function.arguments)
         for c in choice.message.tool_calls or ()
         if c.type == "function"
     )
     return Response(
-        content=choice.message.content or "",
-        tool_calls=calls,
+        content=choice.message.content or "", tool_calls=calls,
         finish_reason=choice.finish_reason or "stop",
-        usage=counts,
-        model=answer.model,
+        usage=None if answer.usage is None else openai_usage(answer.usage), model=answer.model,
         response_id=answer.id,
-    )
+    )  # fmt: skip
 
 
-def parse_tool_call(call_id: str, name: str, text: str) -> ToolCall:
-    """Return a tool call whose arguments came as JSON text; what does not parse stays in `raw`."""
-    try:
-        arguments = msgspec.json.decode(text or "{}", type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeEncodeError):
-        return ToolCall(id=call_id, name=name, arguments={}, raw=text)
-    return ToolCall(id=call_id, name=name, arguments=arguments)
-
-
-def anthropic(name: str, *, base_url: str | None = None, client: Any = None) -> Model:
+def anthropic(  # noqa: C901  four twins of one call
+    name: str, *, base_url: str | None = None, client: Any = None, aclient: Any = None
+) -> Model:
     """Return a Claude model through the anthropic SDK, which reads `ANTHROPIC_API_KEY`."""
     sdk = client or _client("anthropic", "Anthropic", base_url)
+    asdk = aclient or _client("anthropic", "AsyncAnthropic", base_url)
 
-    def complete(request: Request, timeout_s: float) -> Response:
-        options: dict[str, Any] = {}
+    def body(request: Request) -> dict[str, Any]:
+        options: dict[str, Any] = {"model": name, "max_tokens": request.max_tokens}
         system = "\n\n".join(m["content"] for m in request.messages if m["role"] == "system")
         if system:
             options["system"] = system
@@ -129,15 +143,32 @@ def anthropic(name: str, *, base_url: str | None = None, client: Any = None) -> 
                 {"name": t["name"], "description": t["description"],
                  "input_schema": t["parameters"]} for t in request.tools
             ]  # fmt: skip
-        answer = sdk.with_options(max_retries=0, timeout=timeout_s).messages.create(
-            model=name,
-            max_tokens=request.max_tokens,
-            messages=_anthropic_messages(request.messages),
-            **options,
-        )
-        return _from_anthropic(answer)
+        return options | {"messages": _anthropic_messages(request.messages)}
 
-    return Model(name=name, provider="anthropic", complete=complete)
+    def messages(of: Any, timeout_s: float) -> Any:
+        return of.with_options(max_retries=0, timeout=timeout_s).messages
+
+    def complete(request: Request, timeout_s: float) -> Response:
+        return _from_anthropic(messages(sdk, timeout_s).create(**body(request)))
+
+    async def acomplete(request: Request, timeout_s: float) -> Response:
+        return _from_anthropic(await messages(asdk, timeout_s).create(**body(request)))
+
+    def stream(request: Request, timeout_s: float) -> Iterator[str | Response]:
+        events = messages(sdk, timeout_s).create(**body(request), stream=True)
+        with events:
+            yield from pieces(events, AnthropicMessages())
+
+    async def astream(request: Request, timeout_s: float) -> AsyncIterator[str | Response]:
+        events = await messages(asdk, timeout_s).create(**body(request), stream=True)
+        async with events:
+            async for piece in apieces(events, AnthropicMessages()):
+                yield piece
+
+    return Model(
+        name=name, provider="anthropic", complete=complete, acomplete=acomplete, stream=stream,
+        astream=astream,
+    )  # fmt: skip
 
 
 def _anthropic_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -166,8 +197,8 @@ def _anthropic_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
 
 def _from_anthropic(answer: Any) -> Response:
-    u = answer.usage
-    read, written = u.cache_read_input_tokens or 0, u.cache_creation_input_tokens or 0
+    if not hasattr(answer, "content"):
+        raise MalformedResponse("expected a message, got an answer without content")
     return Response(
         content="".join(b.text for b in answer.content if b.type == "text"),
         tool_calls=tuple(
@@ -176,13 +207,7 @@ def _from_anthropic(answer: Any) -> Response:
             if b.type == "tool_use"
         ),
         finish_reason=answer.stop_reason or "stop",
-        # The API counts cached tokens apart; here input includes them, as in the conventions.
-        usage=Usage(
-            input_tokens=u.input_tokens + read + written,
-            output_tokens=u.output_tokens,
-            cache_read_tokens=read,
-            cache_write_tokens=written,
-        ),
+        usage=anthropic_usage(answer.usage),
         model=answer.model,
         response_id=answer.id,
     )

@@ -9,31 +9,29 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import msgspec
-
-from towerkit.core.canonical import digest_of
+from towerkit.core.canonical import canonical_text, digest_of
 from towerkit.core.env import Env, uuid7
 from towerkit.core.errors import (
-    AttemptTimeout,
     ControlError,
-    DeadlineExceeded,
     StoreError,
     UsageError,
 )
 from towerkit.core.types import Message, Request, Response
 from towerkit.cost.ledger import NANO, Ledger
+from towerkit.faults.plan import FaultPlan
 from towerkit.reliability.classify import Failure, classify
-from towerkit.reliability.policy import CallState, Decision, decide
+from towerkit.reliability.policy import CallState
+from towerkit.reliability.progress import Progress
 from towerkit.reliability.taxonomy import TAXONOMY
-from towerkit.runtime.calls import Call, ModelCall, ToolCall
+from towerkit.runtime.calls import Call, ModelCall, StreamCall, ToolCall
 from towerkit.runtime.executor import Attempt, Executor, Live
-from towerkit.runtime.faults import FaultPlan
+from towerkit.runtime.guard import Control, Guard, Steps, adrive, adrive_stream, drive, drive_stream
 from towerkit.telemetry.recorder import OpenSpan, Recorder
 
 if TYPE_CHECKING:
@@ -44,15 +42,6 @@ log = logging.getLogger("towerkit")
 
 # The open span and the step names above it, per thread and task; `Env.bounded` carries them over.
 _open: ContextVar[tuple[OpenSpan, str] | None] = ContextVar("towerkit_open_span", default=None)
-
-
-class Control(msgspec.Struct, frozen=True, kw_only=True):
-    """What the tower knew when a call failed: attached to the exception as `e.tower`."""
-
-    run_id: str
-    error_class: str
-    attempts: int
-    decision: str
 
 
 class Run:
@@ -85,9 +74,12 @@ class Run:
         limit = tower.budget_usd
         self.ledger = Ledger(None if limit is None else round(limit * NANO))
         self._policy = tower.policy
+        self.progress = Progress(
+            max_repeats=tower.policy.max_repeats, max_steps=tower.policy.max_steps
+        )
         self._start_wall, self._start_mono = env.wall_ns(), env.mono_ns()
-        self._deadline = self._start_mono + round(self._policy.deadline_s * NANO)
-        self._executor: Executor = executor or Live(env, FaultPlan(faults))
+        self.deadline_ns = self._start_mono + round(self._policy.deadline_s * NANO)
+        self.executor: Executor = executor or Live(env, FaultPlan(faults))
         self._identity = self._describe(identity or {}, faults)
         self._source = {"kind": "live", **(source or {})}
         purpose = digest_of([self._identity, self._source, task])
@@ -122,7 +114,7 @@ class Run:
     def __enter__(self) -> Self:
         if self._root is not None:
             raise UsageError("a Run is entered once: ask the tower for another")
-        self._root = self._start(self.name, kind="run", operation="invoke_agent", parent=None)
+        self._root = self.start_span(self.name, kind="run", operation="invoke_agent", parent=None)
         self._root.attributes["gen_ai.agent.name"] = self.name
         self._token = _open.set((self._root, ""))
         digest = self.recorder.content(self._task)
@@ -136,7 +128,7 @@ class Run:
         assert self._root is not None  # noqa: S101  __enter__ ran
         with contextlib.suppress(ValueError):  # left in another context: nothing to reset there
             _open.reset(self._token)
-        status = self._end(self._root, error)
+        status = self.end_span(self._root, error)
         if error is None:
             self._root.fields["response_digest"] = self.recorder.content(self.result)
         self._seal(status)
@@ -181,13 +173,16 @@ class Run:
 
     # -- spans -----------------------------------------------------------------------------------
 
-    def _start(self, name: str, *, kind: str, operation: str, parent: OpenSpan | None) -> OpenSpan:
+    def start_span(
+        self, name: str, *, kind: str, operation: str, parent: OpenSpan | None
+    ) -> OpenSpan:
+        """Open a span of this run, now."""
         return self.recorder.start(
             name, kind=kind, operation=operation, parent=parent, wall_ns=self.env.wall_ns(),
             mono_ns=self.env.mono_ns(), span_id=f"{self.env.bits(64) or 1:016x}",
         )  # fmt: skip
 
-    def _end(
+    def end_span(
         self, span: OpenSpan, error: BaseException | None, *, operation: str = "agent",
         simulated: bool = False,
     ) -> str:  # fmt: skip
@@ -212,7 +207,8 @@ class Run:
         stopped = TAXONOMY[name].family == "budget" or name == "no_progress"
         return "cancelled" if cancelled else "stopped" if stopped else "failed"
 
-    def _here(self) -> tuple[OpenSpan, str]:
+    def here(self) -> tuple[OpenSpan, str]:
+        """Return the open span and the names of the open steps."""
         here = _open.get()
         if here is not None:
             return here
@@ -223,16 +219,16 @@ class Run:
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Open a step span of the agent's own around a block."""
-        parent, path = self._here()
-        span = self._start(name, kind="step", operation="step", parent=parent)
+        parent, path = self.here()
+        span = self.start_span(name, kind="step", operation="step", parent=parent)
         token = _open.set((span, f"{path}/{name}" if path else name))
         try:
             yield
         except BaseException as error:
-            self._end(span, error)
+            self.end_span(span, error)
             raise
         else:
-            self._end(span, None)
+            self.end_span(span, None)
         finally:
             with contextlib.suppress(ValueError):
                 _open.reset(token)
@@ -253,14 +249,14 @@ class Run:
         return str(self._read("id", "id", lambda: uuid7(self.env.wall_ns(), self.env.bits(74))))
 
     def _read(self, kind: str, name: str, read: Callable[[], Any]) -> Any:
-        _, path = self._here()
+        _, path = self.here()
         start = self.env.mono_ns()
-        value = self._executor.reading(kind, name, path, read)
+        value = self.executor.reading(kind, name, path, read)
         self._reading(kind, name, self.recorder.content(value), start)
         return value
 
     def _reading(self, kind: str, name: str, digest: str | None, start: int) -> None:
-        _, path = self._here()
+        _, path = self.here()
         self.recorder.tape(
             kind, name, path=path, request_digest=None, response_digest=digest, outcome="ok",
             start_mono_ns=start, end_mono_ns=self.env.mono_ns(),
@@ -281,19 +277,8 @@ class Run:
         Raises what the last model raised, with `e.tower` attached; `BudgetExceeded` or
         `DeadlineExceeded` when a control stopped the call.
         """
-        models = self.tower.models
-        if not models:
-            raise UsageError("this tower has no models: give Tower(models=[…])")
-        request = Request(
-            messages=tuple(messages), tools=tuple(tools), max_tokens=max_tokens,
-            temperature=temperature,
-        )  # fmt: skip
-        rest = {"tools": tools, "max_tokens": max_tokens, "temperature": temperature}
-        digest = self.recorder.request(messages, rest)
-        call = ModelCall(self, request, digest)
-        state = CallState(operation="model", tiers=len(models))
-        name = f"chat {models[0].name}"
-        return self._guarded(call, state, name=name, operation="chat", digest=digest)  # type: ignore[no-any-return]
+        steps = self._model_steps(messages, tools, max_tokens, temperature)
+        return drive(steps, self.executor, self.env)  # type: ignore[no-any-return]
 
     def tool(
         self,
@@ -308,124 +293,133 @@ class Run:
         """Call `fn(**arguments)` and return what it returns.
 
         `idempotent` has no default: only you know whether running the tool twice is harmless, and
-        only then is it re-run. Raises what `fn` raises, or `AttemptTimeout`: the outcome of a tool
-        that did not answer in time is unknown.
+        only then is it re-run. Without `timeout_s` the tool runs on the agent's thread and is not
+        cut, because Python cannot interrupt it; with one it runs in a thread of its own (mind
+        objects that belong to a thread, such as SQLite connections). Raises what `fn` raises, or
+        `AttemptTimeout`: the outcome of a tool that did not answer in time is unknown.
         """
+        steps = self._tool_steps(
+            fn, arguments, idempotent=idempotent, name=name, timeout_s=timeout_s, call_id=call_id
+        )
+        return drive(steps, self.executor, self.env)
+
+    async def amodel(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        max_tokens: int = 1024,
+        temperature: float | None = None,
+    ) -> Response:
+        """Do what `model` does, on an event loop."""
+        steps = self._model_steps(messages, tools, max_tokens, temperature)
+        return await adrive(steps, self.executor, self.env)  # type: ignore[no-any-return]
+
+    async def atool(
+        self,
+        fn: Callable[..., Any],
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        idempotent: bool,
+        name: str | None = None,
+        timeout_s: float | None = None,
+        call_id: str | None = None,
+    ) -> Any:
+        """Do what `tool` does, on an event loop; a plain function runs in a thread.
+
+        Without `timeout_s` the policy's time-out of an attempt holds.
+        """
+        steps = self._tool_steps(
+            fn, arguments, idempotent=idempotent, name=name, timeout_s=timeout_s, call_id=call_id
+        )
+        return await adrive(steps, self.executor, self.env)
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        max_tokens: int = 1024,
+        temperature: float | None = None,
+    ) -> Generator[str, None, Response]:
+        """Do what `model` does, yielding the answer in pieces; the generator returns the whole.
+
+        Nothing is retried or replaced once a piece was delivered: the error comes instead. A stream
+        that ends without its terminal event raises `StreamTruncated`, whatever the SDK says. An
+        agent that stops reading ends the call as cancelled, charged for what came.
+        """
+        steps = self._model_steps(messages, tools, max_tokens, temperature, stream=True)
+        return drive_stream(steps, self.executor, self.env)
+
+    def astream(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        max_tokens: int = 1024,
+        temperature: float | None = None,
+    ) -> AsyncGenerator[str | Response, None]:
+        """Do what `stream` does, on an event loop; the last item is the `Response`."""
+        steps = self._model_steps(messages, tools, max_tokens, temperature, stream=True)
+        return adrive_stream(steps, self.executor, self.env)
+
+    def _model_steps(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], max_tokens: int,
+        temperature: float | None, *, stream: bool = False,
+    ) -> Steps:  # fmt: skip
+        models = self.tower.models
+        if not models:
+            raise UsageError("this tower has no models: give Tower(models=[…])")
+        request = Request(
+            messages=tuple(messages), tools=tuple(tools), max_tokens=max_tokens,
+            temperature=temperature,
+        )  # fmt: skip
+        rest = {"tools": tools, "max_tokens": max_tokens, "temperature": temperature}
+        digest = self.recorder.request(messages, rest)
+        state = CallState(
+            operation="model", tiers=len(models), providers=tuple(m.provider for m in models)
+        )
+        call = (StreamCall if stream else ModelCall)(self, request, digest)
+        guard = Guard(self, call, state, digest)
+        return guard.steps(name=f"chat {models[0].name}", operation="chat")
+
+    def _tool_steps(
+        self, fn: Callable[..., Any], arguments: Mapping[str, Any] | None, *, idempotent: bool,
+        name: str | None, timeout_s: float | None, call_id: str | None,
+    ) -> Steps:  # fmt: skip
         tool_name: str = name or getattr(fn, "__name__", None) or "tool"
         args = dict(arguments or {})
         digest = self.recorder.content({"tool": tool_name, "arguments": args}) or "0" * 32
         call = ToolCall(self, fn, args, tool_name, digest, timeout_s, call_id)
-        state = CallState(operation="tool", idempotent=idempotent)
-        return self._guarded(
-            call, state, name=f"execute_tool {tool_name}", operation="execute_tool", digest=digest
-        )
+        guard = Guard(self, call, CallState(operation="tool", idempotent=idempotent), digest)
+        return guard.steps(name=f"execute_tool {tool_name}", operation="execute_tool")
 
-    def _guarded(
-        self, call: Call, state: CallState, *, name: str, operation: str,
-        digest: str,
-    ) -> Any:  # fmt: skip
-        parent, path = self._here()
-        span = self._start(name, kind="call", operation=operation, parent=parent)
-        span.fields["request_digest"] = digest
-        call.describe(span, state)
-        try:
-            while True:
-                state = msgspec.structs.replace(
-                    state, tries=state.tries + 1, tries_on_tier=state.tries_on_tier + 1
-                )
-                value, failure, error = self._attempt(call, state, span, path, operation)
-                if error is None:
-                    call.describe(span, state)
-                    self._end(span, None, simulated=call.simulated(state))
-                    return value
-                decision = self._decide(state, failure)
-                span.events.append(
-                    {"name": decision.action, "class": failure.error_class,
-                     "reason": decision.reason, "wait_s": round(decision.wait_s, 6)}
-                )  # fmt: skip
-                if decision.action == "stop":
-                    self._attach(error, failure, state, decision)
-                    raise error  # noqa: TRY301  the handler below ends the span for every way out
-                if decision.action == "fallback":
-                    state = msgspec.structs.replace(state, tier=state.tier + 1, tries_on_tier=0)
-                    call.fallback_reason = failure.error_class
-                else:
-                    self.env.sleep(decision.wait_s)
-        except BaseException as error:
-            self._end(span, error, operation=state.operation, simulated=call.simulated(state))
-            raise
+    # -- for the guard ---------------------------------------------------------------------------
 
-    def _attempt(
-        self, call: Call, state: CallState, parent: OpenSpan, path: str,
-        operation: str,
-    ) -> tuple[Any, Failure, BaseException | None]:  # fmt: skip
-        """Make one attempt: return its value, or its failure and the exception."""
-        left = (self._deadline - self.env.mono_ns()) / NANO
-        if left <= 0:
-            raise self._late()
-        key = f"{parent.span_id}.{state.tries}"
-        self.ledger.reserve(key, call.worst_case(state))
-        span = self._start(parent.name, kind="attempt", operation=operation, parent=parent)
-        span.fields.update(parent.fields, attempt=state.tries)
-        call.describe(span, state)
-        start = self.env.mono_ns()
-        what = call.what(state, path, span.seq, min(left, self._policy.attempt_timeout_s))
-        value, failure, error = None, _FINE, None
-        try:
-            value = self._executor.attempt(what, lambda: call.run(state, what.timeout_s))
-        except Exception as raised:  # noqa: BLE001  decided upon below, and re-raised if it must be
-            error = raised
-            if isinstance(raised, AttemptTimeout) and what.timeout_s >= left:
-                error = self._late()
-            failure = classify(error, operation=state.operation)
-        except BaseException as raised:
-            failure = classify(raised, operation=state.operation)
-            self.ledger.settle(key, call.settle(span, state, None, failure))
-            self._end(span, raised, operation=state.operation)
-            raise
-        self.ledger.settle(key, call.settle(span, state, value, failure if error else None))
-        self._record(
-            call, what, span, value, failure, error, start, simulated=call.simulated(state)
-        )
-        return value, failure, error
-
-    def _late(self) -> DeadlineExceeded:
-        return DeadlineExceeded(f"the run's {self._policy.deadline_s:g} s are up")
-
-    def _record(
+    def record_attempt(
         self, call: Call, what: Attempt, span: OpenSpan, value: Any,
-        failure: Failure, error: BaseException | None, start: int, *, simulated: bool,
-    ) -> None:  # fmt: skip
-        response = (
-            None
-            if error is not None
-            else self.recorder.content(call.tape_value(value), ordered=True)
-        )
-        span.fields["response_digest"] = response
-        if failure.retry_after_s is not None:
+        failure: Failure | None, error: BaseException | None, start: int, *, simulated: bool,
+    ) -> str | None:  # fmt: skip
+        """Write an attempt's span and tape row; return the digest of its answer."""
+        response, chunks = None, None
+        if failure is None or what.stream:
+            response = self.recorder.content(call.tape_value(value), ordered=True)
+        if failure is not None and failure.retry_after_s is not None:
             span.attributes["retry_after_s"] = failure.retry_after_s
+        if isinstance(call, StreamCall):
+            chunks = canonical_text([len(piece) for piece in call.pieces])
+        span.fields["response_digest"] = response
         self.recorder.tape(
             what.kind, what.name, path=what.path, request_digest=what.request_digest,
-            response_digest=response, outcome="ok" if error is None else failure.error_class,
-            start_mono_ns=start, end_mono_ns=self.env.mono_ns(), span=span,
+            response_digest=response, outcome="ok" if failure is None else failure.error_class,
+            start_mono_ns=start, end_mono_ns=self.env.mono_ns(), span=span, chunks=chunks,
         )  # fmt: skip
-        self._end(span, error, operation=what.kind, simulated=simulated)
+        self.end_span(span, error, operation=what.kind, simulated=simulated)
+        return response
 
-    def _decide(self, state: CallState, failure: Failure) -> Decision:
-        left = (self._deadline - self.env.mono_ns()) / NANO
-        return decide(self._policy, state, failure, time_left_s=left, jitter=self.env.random())
-
-    def _attach(
-        self, error: BaseException, failure: Failure, state: CallState, decision: Decision
-    ) -> None:
-        with contextlib.suppress(AttributeError, TypeError):  # slots: the original matters more
-            error.tower = Control(  # type: ignore[attr-defined]
-                run_id=self.run_id, error_class=failure.error_class, attempts=state.tries,
-                decision=decision.reason,
-            )  # fmt: skip
-
-
-_FINE = Failure(error_class="unknown", error_type="")
+    def record_reading(self, kind: str, name: str, *, value: Any) -> None:
+        """Write a reading that was not the agent's, such as a refusal of the retry budget."""
+        self._reading(kind, name, self.recorder.content(value), self.env.mono_ns())
 
 
 def _message(error: BaseException) -> str:

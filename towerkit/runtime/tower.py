@@ -16,6 +16,7 @@ from towerkit.core.types import Model
 from towerkit.packs.store import Store
 from towerkit.privacy.keys import local_redactor
 from towerkit.privacy.redact import Redactor
+from towerkit.reliability.breaker import Breaker, Limits, RetryBudget
 from towerkit.reliability.policy import Policy
 from towerkit.runtime.executor import Executor
 from towerkit.runtime.run import Run
@@ -32,8 +33,9 @@ class Tower:
     """One control plane for an agent's runs.
 
     `models` is the fallback chain, first choice first. `budget_usd` limits each run; None is no
-    limit. `release` and `service` name what runs, for gates and drift. `otel_exporter` is any
-    OpenTelemetry `SpanExporter`: it gets each run's spans once the pack is sealed.
+    limit. `breaker` limits the circuit breakers, one a model and one a tool. `release` and
+    `service` name what runs, for gates and drift. `otel_exporter` is any OpenTelemetry
+    `SpanExporter`: it gets each run's spans once the pack is sealed.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Tower:
         otel_exporter: Any = None,
         environment: Callable[[], Env] = SystemEnv,
         durable: bool = True,
+        breaker: Limits | None = None,
     ) -> None:
         """Raise `UsageError` for a budget that is not a positive amount."""
         if budget_usd is not None and not 0 < budget_usd < 1e9:
@@ -63,8 +66,16 @@ class Tower:
         self.service, self.release, self.git_commit = service, release, git_commit
         self.redactor = redactor or local_redactor()
         self.otel_exporter = otel_exporter
+        self.retry_budget = RetryBudget()
+        self._breaker_limits = breaker or Limits()
+        self._breakers: dict[str, Breaker] = {}
         self.environment = environment
         self.durable = durable
+
+    def breaker(self, key: str) -> Breaker:
+        """Return the breaker of `key`: `model:PROVIDER/NAME` or `tool:NAME`. Runs share it."""
+        found = self._breakers.get(key)
+        return found or self._breakers.setdefault(key, Breaker(self._breaker_limits))
 
     def run(
         self,

@@ -51,6 +51,11 @@ class Recorder:
         self._occurrences: dict[tuple[str, str, str, str | None], int] = {}
         self._started = 0
 
+    @property
+    def next_seq(self) -> int:
+        """The number the next span will get."""
+        return self._started
+
     def start(
         self,
         name: str,
@@ -197,6 +202,7 @@ class Recorder:
         start_mono_ns: int,
         end_mono_ns: int,
         span: OpenSpan | None = None,
+        chunks: str | None = None,
     ) -> None:
         """Record one nondeterministic input."""
         key = (kind, name, path, request_digest)
@@ -217,6 +223,7 @@ class Recorder:
                     outcome=outcome,
                     start_offset_ns=max(0, start_mono_ns - self._start_mono_ns),
                     latency_ns=max(0, end_mono_ns - start_mono_ns),
+                    chunks=chunks,
                 )
             )
 

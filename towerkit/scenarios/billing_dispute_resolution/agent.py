@@ -22,6 +22,7 @@ from towerkit.scenarios.billing_dispute_resolution.world import World
 # A plain ticket takes nine or ten turns and a hard one fifteen; what needs more is not converging.
 MAX_TURNS = 24
 MAX_TOKENS = 1024
+TOOL_TIMEOUT_S = 12.0  # the ledger answers within milliseconds; what takes longer hangs
 
 UNKNOWN_OUTCOME = (
     "no answer in time: the outcome is unknown, it may have happened; "
@@ -113,8 +114,9 @@ def _perform(run: AgentRun, tool: Tool | None, call: ToolCall, known: tuple[str,
         return _failed(f"expected the arguments of {call.name} as a JSON object")
     try:
         result = run.tool(
-            tool.call, call.arguments, idempotent=tool.idempotent, name=tool.name, call_id=call.id
-        )
+            tool.call, call.arguments, idempotent=tool.idempotent, name=tool.name, call_id=call.id,
+            timeout_s=TOOL_TIMEOUT_S,
+        )  # fmt: skip
     except AttemptTimeout as error:
         return _failed(str(error) if tool.idempotent else UNKNOWN_OUTCOME)
     except FaultInjected as error:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +45,27 @@ class FaultPlan:
 
     def wrap(self, kind: str, name: str, call: Callable[[], Any], env: Env) -> Callable[[], Any]:
         """Return `call` with the faults due at this attempt, and count the attempt."""
-        if not self.entries:
-            return call
+        for fault in self._due(kind, name):
+            call = _inject(fault, call, env)
+        return call
+
+    def awrap(
+        self, kind: str, name: str, call: Callable[[], Awaitable[Any]], env: Env
+    ) -> Callable[[], Awaitable[Any]]:
+        """Do what `wrap` does for a call that is awaited."""
+        for fault in self._due(kind, name):
+            call = _ainject(fault, call, env)
+        return call
+
+    def _due(self, kind: str, name: str) -> list[Fault]:
         due: list[Fault] = []
+        if not self.entries:
+            return due
         with self._lock:
             for target in (f"{kind}:{name}", f"{kind}:*"):
                 count = self._counts[target] = self._counts.get(target, 0) + 1
                 due += [f for f in self.entries if f.target == target and count in f.at]
-        for fault in due:
-            call = _inject(fault, call, env)
-        return call
+        return due
 
 
 def _checked(entry: Mapping[str, Any]) -> Fault:
@@ -82,19 +93,43 @@ def _inject(fault: Fault, call: Callable[[], Any], env: Env) -> Callable[[], Any
         env.sleep(fault.delay_s)
         return result
 
-    def corrupt() -> Any:
-        text = canonical_text(call())
-        return text[: max(1, len(text) * 2 // 3)]
-
     def failing() -> Any:
-        on_tool = fault.target.startswith("tool:")
-        name = {"error": "tool_failed" if on_tool else "upstream_5xx"}.get(fault.kind, fault.kind)
-        wait = fault.delay_s or None
-        raise FaultInjected(
-            f"simulated fault: {fault.kind} on {fault.target}", error_class=name, retry_after_s=wait
-        )
+        raise _error_of(fault)
+
+    named: dict[str, Callable[[], Any]] = {"slow": slow, "corrupt": lambda: _cut(call())}
+    return named.get(fault.kind, failing)
+
+
+def _ainject(
+    fault: Fault, call: Callable[[], Awaitable[Any]], env: Env
+) -> Callable[[], Awaitable[Any]]:
+    async def slow() -> Any:
+        result = await call()
+        await env.asleep(fault.delay_s)
+        return result
+
+    async def corrupt() -> Any:
+        return _cut(await call())
+
+    async def failing() -> Any:
+        raise _error_of(fault)
 
     return {"slow": slow, "corrupt": corrupt}.get(fault.kind, failing)
+
+
+def _cut(result: Any) -> str:
+    text = canonical_text(result)
+    return text[: max(1, len(text) * 2 // 3)]
+
+
+def _error_of(fault: Fault) -> FaultInjected:
+    on_tool = fault.target.startswith("tool:")
+    name = {"error": "tool_failed" if on_tool else "upstream_5xx"}.get(fault.kind, fault.kind)
+    return FaultInjected(
+        f"simulated fault: {fault.kind} on {fault.target}",
+        error_class=name,
+        retry_after_s=fault.delay_s or None,
+    )
 
 
 def load_faults(name: str) -> list[dict[str, Any]]:
