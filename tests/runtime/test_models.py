@@ -214,3 +214,27 @@ def test_a_missing_key_is_one_sentence(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(UsageError, match="openai client"):
         models.parse_model("openai:gpt-x")
+
+
+@pytest.mark.parametrize("sdk", ["openai", "anthropic"])
+def test_a_client_of_yours_needs_no_key_in_the_environment(tmp_path, monkeypatch, server, sdk):
+    """Only the given client is used, awaited calls included."""
+    import asyncio
+    import importlib
+
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    factory = getattr(importlib.import_module(sdk), {"openai": "OpenAI"}.get(sdk, "Anthropic"))
+    base = server.url + ("/v1" if sdk == "openai" else "")
+    server.answers = [(200, OPENAI if sdk == "openai" else ANTHROPIC, {})] * 2
+
+    async def main(run):
+        return await run.amodel(MESSAGES[:2])
+
+    with factory(api_key="mine", base_url=base) as client:
+        model = getattr(models, sdk)("m", client=client)
+        with tower_of(tmp_path, model).run("x") as run:
+            first = run.model(MESSAGES[:2])
+            second = asyncio.run(main(run))
+    assert first.model == second.model
+    assert len(server.asked) == 2

@@ -41,10 +41,11 @@ def openai(  # noqa: C901  four twins of one call
 ) -> Model:
     """Return a chat model of any OpenAI-compatible endpoint, through the openai SDK.
 
-    Without clients of yours, the SDK reads `OPENAI_API_KEY` and `OPENAI_BASE_URL`.
+    Without clients of yours, the SDK reads `OPENAI_API_KEY` and `OPENAI_BASE_URL`. With `client`
+    alone, awaited calls run it in a thread; `aclient` is the asynchronous one.
     """
     sdk = client or _client("openai", "OpenAI", base_url)
-    asdk = aclient or _client("openai", "AsyncOpenAI", base_url)
+    asdk = aclient or (None if client else _client("openai", "AsyncOpenAI", base_url))
 
     def body(request: Request, *, stream: bool = False) -> dict[str, Any]:
         options: dict[str, Any] = {"max_completion_tokens": request.max_tokens}
@@ -78,9 +79,13 @@ def openai(  # noqa: C901  four twins of one call
             async for piece in apieces(events, OpenAIChat()):
                 yield piece
 
+    return _twins("openai", name, complete, stream, (acomplete, astream) if asdk else (None, None))
+
+
+def _twins(provider: str, name: str, complete: Any, stream: Any, awaited: Any) -> Model:
     return Model(
-        name=name, provider="openai", complete=complete, acomplete=acomplete, stream=stream,
-        astream=astream,
+        name=name, provider=provider, complete=complete, stream=stream, acomplete=awaited[0],
+        astream=awaited[1],
     )  # fmt: skip
 
 
@@ -129,7 +134,7 @@ def anthropic(  # noqa: C901  four twins of one call
 ) -> Model:
     """Return a Claude model through the anthropic SDK, which reads `ANTHROPIC_API_KEY`."""
     sdk = client or _client("anthropic", "Anthropic", base_url)
-    asdk = aclient or _client("anthropic", "AsyncAnthropic", base_url)
+    asdk = aclient or (None if client else _client("anthropic", "AsyncAnthropic", base_url))
 
     def body(request: Request) -> dict[str, Any]:
         options: dict[str, Any] = {"model": name, "max_tokens": request.max_tokens}
@@ -165,10 +170,9 @@ def anthropic(  # noqa: C901  four twins of one call
             async for piece in apieces(events, AnthropicMessages()):
                 yield piece
 
-    return Model(
-        name=name, provider="anthropic", complete=complete, acomplete=acomplete, stream=stream,
-        astream=astream,
-    )  # fmt: skip
+    return _twins(
+        "anthropic", name, complete, stream, (acomplete, astream) if asdk else (None, None)
+    )
 
 
 def _anthropic_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
