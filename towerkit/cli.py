@@ -156,6 +156,7 @@ def run(  # noqa: PLR0917  one parameter an option
     from towerkit.faults.plan import load_faults
     from towerkit.gate import load_rules
     from towerkit.packs.summary import summarise
+    from towerkit.packs.writer import clean_temporaries
     from towerkit.report import run_notebook
     from towerkit.runtime.models import parse_model
     from towerkit.scenarios import load_scenario
@@ -164,6 +165,7 @@ def run(  # noqa: PLR0917  one parameter an option
     load_rules(rules or chosen.name)
     real = () if model == "simulated" else tuple(parse_model(m) for m in model.split(","))
     target = _store(store)
+    clean_temporaries(target.root)
     setup = Setup(
         scenario=chosen, store=target, models=ModelChoice(real=real), release=release, seed=seed,
         budget_usd=budget_usd,
@@ -300,8 +302,10 @@ def ingest(
 ) -> None:  # fmt: skip
     """Turn recorded runs into packs. FORMAT: tau-bench, tau2 or agentdojo."""
     from towerkit.ingest import ingest as admit
+    from towerkit.packs.writer import clean_temporaries
 
     target = _store(store)
+    clean_temporaries(target.root)
     update, close = _progress(f"ingest {file.name}")
     report = admit(target, file, format=source_format, release=release, progress=update, jobs=jobs)
     close()

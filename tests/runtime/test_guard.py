@@ -241,6 +241,19 @@ def test_a_tool_without_a_time_out_stays_on_the_agents_thread(tmp_path):
     assert seen == [threading.get_ident()]
 
 
+def test_runs_open_inside_each_other_keep_their_own_spans(tmp_path):
+    """A call belongs to the run it is made on, whichever run was opened last."""
+    outer_tower, inner_tower = make_tower(tmp_path / "a"), make_tower(tmp_path / "b", seed=2)
+    with outer_tower.run("outer") as outer, outer.step("s"), inner_tower.run("inner") as inner:
+        outer.tool(look_up, {"order": 1}, idempotent=True)
+        inner.tool(look_up, {"order": 2}, idempotent=True)
+    for run, above in ((outer, "s"), (inner, "inner")):
+        spans = run.pack.frame("spans").to_dicts()
+        names = {s["span_id"]: s["name"] for s in spans}
+        calls = [s for s in spans if s["kind"] == "call"]
+        assert [names[s["parent_span_id"]] for s in calls] == [above]
+
+
 def test_misuse_is_told_in_one_sentence(tmp_path):
     """No models, no run entered, entered twice, a budget that is none."""
     tower = Tower(store=tmp_path)

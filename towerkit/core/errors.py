@@ -19,7 +19,6 @@ replaces an agent's exception by one of these unless the original would be lost.
         ├── StreamTruncated   a stream ended without its terminal event
         ├── AttemptTimeout    one attempt took longer than its time-out
         ├── FaultInjected     a fault plan raised it: simulated, and says so
-        ├── ModelUnavailable  every tier of the fallback chain is spent
         └── ReplayDiverged    a replayed run asked for what the tape does not hold
 """
 
@@ -122,12 +121,6 @@ class AttemptTimeout(ControlError):
 
 class FaultInjected(ControlError):
     """A fault plan raised this on purpose. Simulated."""
-
-
-class ModelUnavailable(ControlError):
-    """Every tier of the fallback chain is spent and no original exception is left to re-raise."""
-
-    error_class = "unknown"
 
 
 class ReplayDiverged(ControlError):

@@ -6,6 +6,7 @@ manifest last, and the folder is renamed into place; what is there already is ne
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -229,7 +230,8 @@ def clean_temporaries(store: Path, *, older_than_s: float = 3600) -> int:
     horizon = time.time() - older_than_s  # file ages are the file system's clock
     gone = 0
     for folder in store.glob("packs/*/.*.tmp"):
-        if folder.stat().st_mtime < horizon:
-            shutil.rmtree(folder, ignore_errors=True)
-            gone += 1
+        with contextlib.suppress(FileNotFoundError):  # another cleaner was faster
+            if folder.stat().st_mtime < horizon:
+                shutil.rmtree(folder, ignore_errors=True)
+                gone += 1
     return gone

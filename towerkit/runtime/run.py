@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mappi
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from towerkit.core.canonical import canonical_text, digest_of
 from towerkit.core.env import Env, uuid7
@@ -40,8 +40,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("towerkit")
 
-# The open span and the step names above it, per thread and task; `Env.bounded` carries them over.
-_open: ContextVar[tuple[OpenSpan, str] | None] = ContextVar("towerkit_open_span", default=None)
+
+class _Open(NamedTuple):
+    """An open span of a run, the names of the steps above it, and what was open around it."""
+
+    run_id: str
+    span: OpenSpan
+    path: str
+    outer: _Open | None
+
+
+# Per thread and task; `Env.bounded` carries it over. Runs may be open inside each other.
+_open: ContextVar[_Open | None] = ContextVar("towerkit_open_span", default=None)
 
 
 class Run:
@@ -103,7 +113,7 @@ class Run:
             "git_commit": self.tower.git_commit,
             "agent_digest": None,
             "prompt_digest": None,
-            "policy_digest": self._policy.digest(),
+            "policy_digest": self.tower.policy_digest,
             "models": [f"{m.provider}/{m.name}" for m in self.tower.models],
             "faults": [dict(f) for f in faults],
             **identity,
@@ -116,7 +126,7 @@ class Run:
             raise UsageError("a Run is entered once: ask the tower for another")
         self._root = self.start_span(self.name, kind="run", operation="invoke_agent", parent=None)
         self._root.attributes["gen_ai.agent.name"] = self.name
-        self._token = _open.set((self._root, ""))
+        self._token = _open.set(_Open(self.run_id, self._root, "", _open.get()))
         digest = self.recorder.content(self._task)
         self._reading("task", "task", digest, self._start_mono)
         return self
@@ -128,10 +138,7 @@ class Run:
         assert self._root is not None  # noqa: S101  __enter__ ran
         with contextlib.suppress(ValueError):  # left in another context: nothing to reset there
             _open.reset(self._token)
-        status = self.end_span(self._root, error)
-        if error is None:
-            self._root.fields["response_digest"] = self.recorder.content(self.result)
-        self._seal(status)
+        self._seal(self.end_span(self._root, error))
 
     def finish(self, result: Any) -> None:
         """Give the run's answer (JSON-able): it is kept, redacted, as the run's output."""
@@ -210,8 +217,10 @@ class Run:
     def here(self) -> tuple[OpenSpan, str]:
         """Return the open span and the names of the open steps."""
         here = _open.get()
+        while here is not None and here.run_id != self.run_id:
+            here = here.outer  # another run was opened inside this one
         if here is not None:
-            return here
+            return here.span, here.path
         if self._root is None:
             raise UsageError("enter the run first: `with tower.run(…) as run:`")
         return self._root, ""
@@ -221,7 +230,8 @@ class Run:
         """Open a step span of the agent's own around a block."""
         parent, path = self.here()
         span = self.start_span(name, kind="step", operation="step", parent=parent)
-        token = _open.set((span, f"{path}/{name}" if path else name))
+        inside = f"{path}/{name}" if path else name
+        token = _open.set(_Open(self.run_id, span, inside, _open.get()))
         try:
             yield
         except BaseException as error:

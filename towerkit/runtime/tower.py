@@ -62,6 +62,7 @@ class Tower:
         self.store = Store(default_store() if store is None else store)
         self.models = tuple(models)
         self.policy = policy or Policy()
+        self.policy_digest = self.policy.digest()
         self.budget_usd = budget_usd
         self.service, self.release, self.git_commit = service, release, git_commit
         self.redactor = redactor or local_redactor()
