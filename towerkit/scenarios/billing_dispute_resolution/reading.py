@@ -363,6 +363,7 @@ class Desk:
         rows = good[-1].get(table or "", ()) if good else ()
         return table is None or any(row.get(key) == value for row in rows)
 
+    @cached_property
     def imperatives(self) -> list[Imperative]:
         """What the ticket and the tool results tell their reader to do, in order."""
         found = list(imperatives(self.ticket.text, "ticket", self.tools))
