@@ -311,3 +311,16 @@ def test_agent_is_the_agent(tmp_path):
     with tower.run("orders", task={"question": "?"}) as run:
         agent(run, {"question": "?"})
     assert run.result["answer"].startswith("It is")
+
+
+def test_a_tower_knows_its_open_run(tmp_path):
+    """`current` is the innermost open run of this tower, whatever other towers have open."""
+    one, other = make_tower(tmp_path / "a"), make_tower(tmp_path / "b")
+    assert one.current() is None
+    with one.run("outer") as outer:
+        with other.run("of another") as foreign:
+            assert (one.current(), other.current()) == (outer, foreign)
+            with one.run("inner") as inner:
+                assert one.current() is inner
+        assert one.current() is outer
+    assert one.current() is None

@@ -44,7 +44,7 @@ log = logging.getLogger("towerkit")
 class _Open(NamedTuple):
     """An open span of a run, the names of the steps above it, and what was open around it."""
 
-    run_id: str
+    run: Run
     span: OpenSpan
     path: str
     outer: _Open | None
@@ -52,6 +52,14 @@ class _Open(NamedTuple):
 
 # Per thread and task; `Env.bounded` carries it over. Runs may be open inside each other.
 _open: ContextVar[_Open | None] = ContextVar("towerkit_open_span", default=None)
+
+
+def current_run(tower: Tower) -> Run | None:
+    """Return the innermost run of `tower` that is open in this thread or task; None outside."""
+    here = _open.get()
+    while here is not None and here.run.tower is not tower:
+        here = here.outer
+    return None if here is None else here.run
 
 
 class Run:
@@ -126,7 +134,7 @@ class Run:
             raise UsageError("a Run is entered once: ask the tower for another")
         self._root = self.start_span(self.name, kind="run", operation="invoke_agent", parent=None)
         self._root.attributes["gen_ai.agent.name"] = self.name
-        self._token = _open.set(_Open(self.run_id, self._root, "", _open.get()))
+        self._token = _open.set(_Open(self, self._root, "", _open.get()))
         digest = self.recorder.content(self._task)
         self._reading("task", "task", digest, self._start_mono)
         return self
@@ -217,7 +225,7 @@ class Run:
     def here(self) -> tuple[OpenSpan, str]:
         """Return the open span and the names of the open steps."""
         here = _open.get()
-        while here is not None and here.run_id != self.run_id:
+        while here is not None and here.run is not self:
             here = here.outer  # another run was opened inside this one
         if here is not None:
             return here.span, here.path
@@ -231,7 +239,7 @@ class Run:
         parent, path = self.here()
         span = self.start_span(name, kind="step", operation="step", parent=parent)
         inside = f"{path}/{name}" if path else name
-        token = _open.set(_Open(self.run_id, span, inside, _open.get()))
+        token = _open.set(_Open(self, span, inside, _open.get()))
         try:
             yield
         except BaseException as error:

@@ -19,7 +19,7 @@ from towerkit.privacy.redact import Redactor
 from towerkit.reliability.breaker import Breaker, Limits, RetryBudget
 from towerkit.reliability.policy import Policy
 from towerkit.runtime.executor import Executor
-from towerkit.runtime.run import Run
+from towerkit.runtime.run import Run, current_run
 
 DEFAULT_STORE = "towerkit-store"
 
@@ -98,3 +98,7 @@ class Tower:
             self, name, task=task, env=env or self.environment(), faults=faults,
             identity=identity, source=source, executor=executor, keep=keep,
         )  # fmt: skip
+
+    def current(self) -> Run | None:
+        """Return this tower's innermost run open in this thread or task; None outside of any."""
+        return current_run(self)
