@@ -22,13 +22,13 @@ def test_spent_and_reserved_never_pass_the_limit(limit, calls):
     ledger = Ledger(limit)
     for i, (worst, actual) in enumerate(calls):
         try:
-            ledger.reserve(str(i), worst)
+            reservation = ledger.reserve(worst)
         except BudgetExceeded:
             continue
         assert ledger.spent + ledger.reserved <= limit
         if i % 3:
-            ledger.settle(str(i), min(actual, worst))
-            ledger.settle(str(i), min(actual, worst))
+            ledger.settle(reservation, min(actual, worst))
+            ledger.settle(reservation, min(actual, worst))
         assert ledger.spent + ledger.reserved <= limit
 
 
@@ -38,11 +38,11 @@ def test_threads_cannot_overshoot():
 
     def work(i):
         try:
-            ledger.reserve(str(i), 10)
+            reservation = ledger.reserve(10)
         except BudgetExceeded:
             return
         made.append(i)
-        ledger.settle(str(i), 10)
+        ledger.settle(reservation, 10)
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(64)]
     for t in threads:
@@ -56,8 +56,7 @@ def test_threads_cannot_overshoot():
 def test_an_unknown_charge_is_counted_and_is_not_zero():
     """A call without a known price is made, counted as unknown, and adds nothing to the sum."""
     ledger = Ledger(100)
-    ledger.reserve("a", None)
-    ledger.settle("a", None)
+    ledger.settle(ledger.reserve(None), None)
     assert (ledger.spent, ledger.unknown_charges) == (0, 1)
 
 
@@ -65,7 +64,7 @@ def test_the_refusal_says_what_is_left():
     """The message names budget, rest and the next call's worst case."""
     ledger = Ledger(NANO)
     with pytest.raises(BudgetExceeded, match=r"\$1\.00 has \$1\.00 left .* cost \$2\.00"):
-        ledger.reserve("a", 2 * NANO)
+        ledger.reserve(2 * NANO)
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def test_the_request_digest_is_the_recorders(store, tmp_path):
     """The builder's incremental digest is `Recorder.request` over the conversation so far."""
     run = tau_run()
     pack, _ = one(store, write(tmp_path / "a.json", [run]), "tau-bench", release="r1")
-    twin = Recorder(pack.run_id, redactor(), start_mono_ns=0)
+    twin = Recorder(pack.run_id, redactor(), start_mono_ns=0, ids=1)
     first = [
         {"role": "system", "content": run["traj"][0]["content"]},
         {"role": "user", "content": run["traj"][1]["content"]},

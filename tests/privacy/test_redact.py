@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from towerkit.core.canonical import canonical_json
 from towerkit.core.errors import UsageError
 from towerkit.privacy.keys import local_redactor, simulated_redactor
 from towerkit.privacy.redact import Redactor, iban, luhn, ssn
@@ -130,3 +132,29 @@ def test_checksums():
     assert not iban("DE88370400440532013000")
     assert ssn("219-09-9999")
     assert not ssn("900-09-9999")
+
+
+FRAGMENTS = st.sampled_from([
+    "bob@example.com", "4111 1111 1111 1111", "123-45-6789", "\n", '"', "\\", "\\u0040", "\t",
+    "é", "x", 'https://u:p"w"d@h.org/', "sk-proj-abcdefghij0123456789", "\ud800", "7", " ",
+    "Bearer abcdefghijklmnopqrst", "DE89370400440532013000", "+1 (555) 123-4567",
+    "eyJhbGciOiJI.eyJzdWIiOiIx.abcdefghijk", '{"pass\\u0077ord":"hunter2"}', '{"Api_Key":"zzz"}',
+    "-----BEGIN RSA PRIVATE KEY-----\nMIIE",
+])  # fmt: skip
+TEXTS = st.lists(FRAGMENTS, max_size=6).map("".join)
+NAMES = ["password", "api_\u212aey", "Authorization", "DOB", "ssn", "note", "api_key"]
+KEYS = st.sampled_from(NAMES) | TEXTS
+VALUES = st.recursive(
+    TEXTS | st.integers() | st.none() | st.booleans(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(VALUES)
+def test_the_gate_misses_nothing_that_reading_would_find(value):
+    """Redacted by its encoded form, a value is what it is when every leaf is looked at."""
+    redactor = Redactor(b"k" * 32, kid="t")
+    encoded = redactor.json(canonical_json(value), encode=canonical_json)
+    spelled = json.loads(canonical_json(value))
+    assert encoded == canonical_json(redactor.value(spelled))

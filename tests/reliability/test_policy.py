@@ -18,6 +18,7 @@ from towerkit.reliability.policy import (
     IllegalTransition,
     Policy,
     Refused,
+    Renew,
     Stop,
     Succeeded,
     Wait,
@@ -27,7 +28,7 @@ from towerkit.reliability.policy import (
 from towerkit.reliability.taxonomy import TAXONOMY
 
 POLICY = Policy()
-PHASES = ("READY", "CALLING", "WAITING", "DONE")
+PHASES = ("READY", "CALLING", "WAITING", "RENEWING", "DONE")
 
 
 def failed(name, *, left=100.0, jitter=0.5, budgeted=True, **failure):
@@ -233,8 +234,8 @@ def test_what_the_table_does_not_allow_raises_and_changes_nothing(phase, event):
     else:
         with pytest.raises(IllegalTransition) as caught:
             decide(POLICY, state, event)
-        allowed = {"READY": ["Begin"], "CALLING": ["Succeeded", "Failed", "Refused"],
-                   "WAITING": ["Waited"], "DONE": []}[phase]  # fmt: skip
+        allowed = {"READY": ["Begin"], "CALLING": ["Succeeded", "Failed", "Refused"], "DONE": [],
+                   "WAITING": ["Waited"], "RENEWING": ["Waited", "Failed"]}[phase]  # fmt: skip
         name = type(event).__name__
         assert str(caught.value) == f"{name} does not follow {phase}: expected one of {allowed}"
     assert msgspec.structs.asdict(state) == before
@@ -278,3 +279,62 @@ def test_the_policy_digest_changes_with_every_field_and_every_row(monkeypatch):
     for field in POLICY.__struct_fields__:
         other = msgspec.structs.replace(POLICY, **{field: getattr(POLICY, field) + 1})
         assert other.digest() != POLICY.digest()
+
+
+def test_a_refused_key_is_renewed_once_where_it_can_be():
+    """Then the attempt is made again; a second refusal, or no fresh key, goes on to a provider."""
+    chain = calling(tiers=2, providers=("a", "b"), renewable=(0,))
+    state, action = decide(POLICY, chain, failed("auth_failed"))
+    assert (action, state.phase, state.renewable) == (Renew(reason="auth_failed"), "RENEWING", ())
+    again, action = decide(POLICY, state, Waited())
+    assert (action, again.tries, again.tries_on_tier) == (Call(), 2, 2)
+    assert after("auth_failed", state=again) == Fallback(tier=1, reason="auth_failed")
+    _, action = decide(POLICY, state, failed("auth_failed"))
+    assert action == Fallback(tier=1, reason="auth_failed")
+    assert after("auth_failed", state=calling(tiers=2, renewable=(1,))) == Fallback(
+        tier=1, reason="auth_failed"
+    )
+    assert after("auth_failed", state=chain, left=0.0) == Stop(reason="auth_failed")
+    assert after("permission_denied", state=chain) == Fallback(tier=1, reason="permission_denied")
+    both = calling(tiers=2, renewable=(0, 1))
+    assert decide(POLICY, both, failed("auth_failed"))[0].renewable == (1,)
+
+
+def test_too_long_goes_to_a_larger_window_only():
+    """A window that is not known may be larger; a chain without one larger stops."""
+    chain = calling(tiers=4, windows=(8_000, 8_000, 4_000, 128_000))
+    assert after("context_too_long", state=chain) == Fallback(tier=3, reason="context_too_long")
+    assert isinstance(after("overloaded", state=chain), Wait)
+    assert after("model_not_found", state=chain) == Fallback(tier=1, reason="model_not_found")
+    unknown = calling(tiers=2, windows=(8_000, None))
+    assert after("context_too_long", state=unknown) == Fallback(tier=1, reason="context_too_long")
+    unsaid = calling(tiers=2, windows=(None, 8_000))
+    assert after("context_too_long", state=unsaid) == Fallback(tier=1, reason="context_too_long")
+    alike = calling(tiers=2, windows=(8_000, 8_000))
+    assert after("context_too_long", state=alike) == Stop(reason="context_too_long")
+
+
+@given(st.sampled_from(["model", "tool"]), st.integers(1, 5), st.booleans())
+def test_a_call_that_succeeds_needs_no_decision(operation, tiers, idempotent):
+    """The first attempt is always made and an answer always ends the call: it counts on it."""
+    state = CallState(operation=operation, tiers=tiers, idempotent=idempotent)
+    begun, action = decide(POLICY, state, Begin())
+    assert (action, begun.phase, begun.tries) == (Call(), "CALLING", 1)
+    assert decide(POLICY, begun, Succeeded())[1] == Stop(reason="succeeded")
+
+
+def test_a_stand_in_is_reached_whatever_limits_requests():
+    """It asks no provider: neither the limit of attempts nor the retry budget holds it back."""
+    chain = calling(tries=4, on_tier=3, tiers=4, tier=0, stand_ins=(2, 3))
+    state, action = decide(POLICY, chain, failed("overloaded"))
+    assert (action, state.tier, state.tries) == (Fallback(tier=2, reason="overloaded"), 2, 5)
+    fresh = calling(tiers=4, stand_ins=(2, 3))
+    assert after("overloaded", state=fresh, budgeted=False) == Fallback(tier=2, reason="overloaded")
+    third = calling(tries=5, tier=2, tiers=4, stand_ins=(2, 3))
+    assert after("not_implemented", state=third) == Fallback(tier=3, reason="not_implemented")
+    last = calling(tries=6, tier=3, tiers=4, stand_ins=(2, 3))
+    assert after("not_implemented", state=last) == Stop(reason="max_attempts")
+    assert after("overloaded", state=chain, left=0.0) == Stop(reason="max_attempts")
+    assert after("content_filtered", state=chain) == Stop(reason="max_attempts")
+    delivered = calling(tiers=4, stand_ins=(2,), delivered=True)
+    assert after("overloaded", state=delivered) == Stop(reason="delivered")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,7 +10,7 @@ from towerkit.reliability.progress import Progress
 
 
 def watch(max_steps=100):
-    return Progress(max_repeats=3, max_steps=max_steps)
+    return Progress(max_repeats=3, max_steps=max_steps, max_stale=2)
 
 
 def ask(progress, request, answer):
@@ -57,7 +58,7 @@ def test_a_model_may_be_asked_the_same_again():
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xy")), max_size=60))
 def test_no_call_is_refused_that_was_not_repeated(calls):
     """Fewer than three equal answers in a row of one request are never called a loop."""
-    progress, streak = Progress(max_repeats=3, max_steps=1000), {}
+    progress, streak = Progress(max_repeats=3, max_steps=1000, max_stale=5), {}
     for request, answer in calls:
         last, count = streak.get(request, (None, 0))
         reason = progress.before(request, tool=True)
@@ -65,3 +66,41 @@ def test_no_call_is_refused_that_was_not_repeated(calls):
             assert count >= 3
         progress.after(request, answer)
         streak[request] = (answer, count + 1 if last == answer else 1)
+
+
+def test_a_growing_conversation_without_a_new_answer_is_a_loop():
+    """Two old answers to a conversation that grew each time; a tool call may still be made."""
+    progress = watch()
+    for shown in (["a"], ["a", "b"], ["a", "b", "c"]):
+        assert progress.before("r", tool=False) is None
+        progress.said(shown, "the same")
+    assert "grew 2 times" in progress.before("r", tool=False)
+    assert progress.before("t", tool=True) is None
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [["a"], ["b", "a", "c", "d"], ["a", "b", "c"], []],
+    ids=["shorter", "other", "equal", "none"],
+)
+def test_another_conversation_is_no_loop(shown):
+    """Only one that has the last one at its beginning, and is longer, has grown."""
+    progress = watch()
+    for past in (["a", "b"], ["a", "b", "c"], shown):
+        progress.said(past, "the same")
+    assert progress.before("r", tool=False) is None
+
+
+def test_something_new_is_progress():
+    """A new answer of the model, or of a tool, begins the count anew; an old one does not."""
+    grown = [["a"] * n for n in range(1, 9)]
+    progress = watch()
+    for shown, answer in zip(grown, "xxyx", strict=False):
+        progress.said(shown, answer)
+    assert progress.before("r", tool=False) is None
+    progress.after("t", "1")
+    progress.said(grown[4], "x")
+    assert progress.before("r", tool=False) is None
+    progress.after("t", "1")
+    progress.said(grown[5], "x")
+    assert progress.before("r", tool=False)

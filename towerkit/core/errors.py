@@ -95,6 +95,23 @@ class CallRefused(ControlError):
     error_class = "circuit_open"
 
 
+class NoAnswer(ControlError):
+    """A stand-in for a model has no answer to this request: the next tier is tried."""
+
+    error_class = "not_implemented"
+
+
+class OutputInvalid(ControlError):
+    """An answer does not pass its check, after two corrections. `answer` is the last one."""
+
+    error_class = "output_invalid"
+
+    def __init__(self, message: str, *, answer: object) -> None:
+        """Keep the answer: the agent may do with it what it likes."""
+        super().__init__(message)
+        self.answer = answer
+
+
 class MalformedResponse(ControlError):
     """A provider's answer that is not one: SDKs hand an HTML page on as if all were well."""
 

@@ -80,6 +80,10 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     and `astream` yield pieces of text and, last, the `Response`: a stream that ends without one was
     truncated. `simulated` marks a model that is not a language model: every number that comes from
     it says so.
+
+    `context_tokens` is the model's window: after "too long" only a larger one is tried. `renew`
+    gets a fresh credential and raises when it cannot; it is called once a call when the key is
+    refused. `observe` is told every request of the chain that was answered well, and the answer.
     """
 
     name: str
@@ -89,3 +93,6 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     stream: Callable[[Request, float], Iterator[str | Response]] | None = None
     astream: Callable[[Request, float], AsyncIterator[str | Response]] | None = None
     simulated: bool = False
+    context_tokens: int | None = None
+    renew: Callable[[], object] | None = None
+    observe: Callable[[Request, Response], None] | None = None

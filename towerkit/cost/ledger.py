@@ -6,6 +6,7 @@ does not fit is never made. Settling an attempt twice counts once.
 
 from __future__ import annotations
 
+import math
 import threading
 
 from towerkit.core.errors import BudgetExceeded
@@ -21,44 +22,49 @@ def usd(nanousd: int) -> str:
     return f"${dollars:.9f}".rstrip("0")
 
 
+# What an attempt may cost, in nano-US-dollars; empty once it is settled.
+Reservation = list[int]
+
+
 class Ledger:
-    """Reservations and charges of one run, in nano-US-dollars. `limit` None means no limit."""
+    """Reservations and charges of one run, in nano-US-dollars. `limit` None means no limit.
+
+    `spent` is the sum of known charges, `reserved` of open reservations, `unknown_charges` counts
+    those without a known price.
+    """
 
     def __init__(self, limit: int | None) -> None:
         """Start empty."""
         self.limit = limit
-        self.spent = 0
-        self.unknown_charges = 0
-        self._reserved: dict[str, int] = {}
+        self.spent = self.reserved = self.unknown_charges = 0
+        self._room: float = math.inf if limit is None else limit  # the limit less what is spent
         self._lock = threading.Lock()
 
-    @property
-    def reserved(self) -> int:
-        """Sum of open reservations."""
-        return sum(self._reserved.values())
+    def reserve(self, amount: int | None) -> Reservation:
+        """Set `amount` aside and return the reservation, to settle it by.
 
-    def reserve(self, attempt: str, amount: int | None) -> None:
-        """Set `amount` aside for `attempt`, or raise `BudgetExceeded` and set nothing aside.
-
-        An unknown amount (None: no price for the model) reserves nothing, but is refused once the
-        budget is spent.
+        Raises `BudgetExceeded`, and sets nothing aside, when it does not fit. An unknown amount
+        (None: no price for the model) reserves nothing, but is refused once the budget is spent.
         """
+        wanted = amount or 0
         with self._lock:
-            if self.limit is not None:
-                free = self.limit - self.spent - self.reserved
-                if free <= 0 or (amount or 0) > free:
-                    raise BudgetExceeded(
-                        f"the budget of {usd(self.limit)} has {usd(max(0, free))} left and the "
-                        f"next call may cost {usd(amount or 0)}: the call was not made"
-                    )
-            self._reserved[attempt] = amount or 0
+            free = self._room - self.reserved
+            if wanted <= free > 0:
+                self.reserved += wanted
+                return [wanted]
+        raise BudgetExceeded(
+            f"the budget of {usd(self.limit or 0)} has {usd(max(0, int(free)))} left and the next "
+            f"call may cost {usd(wanted)}: the call was not made"
+        )
 
-    def settle(self, attempt: str, amount: int | None) -> None:
-        """Replace the reservation of `attempt` by its charge; None is an unknown charge."""
+    def settle(self, reservation: Reservation, charge: int | None) -> None:
+        """Replace `reservation` by its charge; None is unknown. Settling again does nothing."""
         with self._lock:
-            if self._reserved.pop(attempt, None) is None:
+            if not reservation:
                 return
-            if amount is None:
+            self.reserved -= reservation.pop()
+            if charge is None:
                 self.unknown_charges += 1
             else:
-                self.spent += amount
+                self.spent += charge
+                self._room -= charge

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from towerkit.core.env import uuid7
+from towerkit.core.env import derive_seed, uuid7
 from towerkit.core.types import Response
 from towerkit.cost.prices import Price
 from towerkit.ingest.trace import By, Event, Said, ToolUse, Trace, Turn
@@ -99,12 +99,9 @@ class _Builder:
 
     def __init__(self, trace: Trace, run_id: str, redactor: Redactor) -> None:
         self.trace, self.redactor = trace, redactor
-        self.recorder = Recorder(run_id, redactor, start_mono_ns=0)
-        self._ids = hashlib.shake_128(f"span ids {run_id}".encode()).digest(
-            8 * (2 * len(trace.events) + 1)
-        )
+        ids = derive_seed("span ids", run_id)
+        self.recorder = Recorder(run_id, redactor, start_mono_ns=0, ids=ids)
         self._shown: dict[By, list[str | None]] = {"agent": [], "user_simulator": []}
-        self._started = 0
         self._root = self._start(
             f"invoke_agent {trace.scenario}", "run", "invoke_agent", None, 0
         )  # fmt: skip
@@ -115,11 +112,9 @@ class _Builder:
     def _start(
         self, name: str, kind: str, operation: str, parent: OpenSpan | None, at_ns: int
     ) -> OpenSpan:  # fmt: skip
-        at = 8 * self._started
-        self._started += 1
         return self.recorder.start(
             name, kind=kind, operation=operation, parent=parent, mono_ns=at_ns,
-            wall_ns=self.trace.started_unix_ns + at_ns, span_id=self._ids[at : at + 8].hex(),
+            wall_ns=self.trace.started_unix_ns + at_ns,
         )  # fmt: skip
 
     def _tape(
@@ -132,7 +127,7 @@ class _Builder:
         )  # fmt: skip
 
     def _show(self, clean: dict[str, Any], *sides: By) -> None:
-        digest = self.recorder.content(clean, redacted=True)
+        digest = self.recorder.content(clean)
         for side in sides:
             self._shown[side].append(digest)
 
@@ -146,9 +141,9 @@ class _Builder:
 
     def turn(self, turn: Turn) -> None:
         """Record one model turn: its spans, its charge, its place on the tape."""
-        request = self._digest({"messages": list(self._shown[turn.by])}, redacted=True)
+        request = self._digest({"messages": list(self._shown[turn.by])})
         clean = self._answer(turn)
-        answer = self._digest(clean, redacted=True)
+        answer = self._digest(clean)
         fields = {
             "gen_ai_request_model": _maybe(self.redactor, turn.model),
             "request_digest": request,
@@ -203,7 +198,7 @@ class _Builder:
         clean = self.redactor.value(
             {"role": "tool", "content": use.result, "tool_call_id": use.call_id}
         )
-        answer = self._digest({"result": clean["content"]}, redacted=True)
+        answer = self._digest({"result": clean["content"]})
         fields = {
             "gen_ai_tool_name": name,
             "gen_ai_tool_call_id": _maybe(self.redactor, use.call_id),
@@ -217,9 +212,9 @@ class _Builder:
             self._tape("tool", name, request, answer, outcome, use.start_ns, use.end_ns, attempt)
         self._show(clean, use.by)
 
-    def _digest(self, value: Any, *, redacted: bool = False) -> str:
+    def _digest(self, value: Any) -> str:
         # With capture off there is no digest, and the column must not be null.
-        return self.recorder.content(value, redacted=redacted) or "0" * 32
+        return self.recorder.content(value) or "0" * 32
 
     def _call(
         self, name: str, operation: str, event: Turn | ToolUse, fields: dict[str, Any],

@@ -1,7 +1,8 @@
 """The circuit breaker: stop calling what keeps failing, and find out gently when it is back.
 
 Rule: pure but for one lock, which is held for the bookkeeping and never during a call. Time comes
-in with every method. What opens it is in `Limits`; what follows what is in `step`.
+in with every method. What opens it is in `Limits`. While nothing has failed lately the lock is not
+taken at all: everybody shares one permit, and a good answer is one atomic append.
 
     closed ──failure rate or slow rate over its limit, enough calls──▶ open
     open ──`open_s` passed──▶ half_open
@@ -14,14 +15,17 @@ no failure: it is a state of its own beside these, `throttled until`, and leaves
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
 
 State = Literal["closed", "open", "half_open"]
 Outcome = Literal["failure", "success", "uncounted"]
+_GOOD = (False, False)
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,11 +48,18 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Permit(msgspec.Struct, frozen=True, kw_only=True):
-    """Leave to make one call. `epoch` ties it to the state that gave it."""
+    """Leave to make one call. `epoch` ties it to the state that gave it.
 
-    number: int
+    Probes are numbered; all calls of a closed breaker share number 0.
+    """
+
     epoch: int
-    probe: bool
+    number: int = 0
+
+    @property
+    def probe(self) -> bool:
+        """Whether it was given to find out if the service is back."""
+        return self.number > 0
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,17 +74,21 @@ class Breaker:
 
     _opened_at: float  # set when it opens
     _succeeded: int  # probes that did, set when it opens half
+    _window: deque[tuple[bool, bool]]  # (failed, slow) of the last calls, oldest first
+    _permit: Permit  # what the calls of a closed breaker share
+    _shared: Permit | None  # the same, or None where somebody has to look
+    _spotless: Permit | None  # the same, while the window holds nothing bad
 
     def __init__(self, limits: Limits | None = None) -> None:
         """Start closed."""
         self.limits = limits or Limits()
-        self._state: State = "closed"
-        self._window: deque[tuple[bool, bool]] = deque(maxlen=self.limits.window)
+        self._slow_call_s = self.limits.slow_call_s
         self._throttled_until = 0.0
         self._epoch = 0
         self._numbers = 0
         self._leases: dict[int, float] = {}
         self._lock = threading.Lock()
+        self._enter("closed")
 
     def state(self, now: float) -> State:
         """Return the state at `now`."""
@@ -83,6 +98,9 @@ class Breaker:
 
     def acquire(self, now: float) -> Permit | Refusal:
         """Return a permit, or the refusal; never waits."""
+        return self._shared or self._acquire(now)
+
+    def _acquire(self, now: float) -> Permit | Refusal:
         with self._lock:
             self._pass_time(now)
             if now < self._throttled_until:
@@ -91,20 +109,27 @@ class Breaker:
             if self._state == "open":
                 wait = self._opened_at + self.limits.open_s - now
                 return Refusal(error_class="circuit_open", wait_s=wait)
-            probe = self._state == "half_open"
-            if probe and len(self._leases) + self._succeeded >= self.limits.probes:
+            if self._state == "closed":
+                self._shared = self._permit
+                return self._permit
+            if len(self._leases) + self._succeeded >= self.limits.probes:
                 wait = min(self._leases.values()) - now
                 return Refusal(error_class="circuit_open", wait_s=wait)
             self._numbers += 1
-            if probe:
-                self._leases[self._numbers] = now + self.limits.lease_s
-            return Permit(number=self._numbers, epoch=self._epoch, probe=probe)
+            self._leases[self._numbers] = now + self.limits.lease_s
+            return Permit(number=self._numbers, epoch=self._epoch)
 
     def settle(self, permit: Permit, outcome: Outcome, now: float, *, duration_s: float) -> None:
         """Report a permitted call. `uncounted` gives the permit back: cancelled, or not our say.
 
         A report that comes after the state that permitted it has ended changes nothing.
         """
+        if permit is self._spotless and outcome == "success" and duration_s <= self._slow_call_s:
+            self._window.append(_GOOD)
+        else:
+            self._settle(permit, outcome, now, duration_s)
+
+    def _settle(self, permit: Permit, outcome: Outcome, now: float, duration_s: float) -> None:
         with self._lock:
             self._pass_time(now)
             if permit.epoch != self._epoch:
@@ -113,7 +138,7 @@ class Breaker:
                 if self._leases.pop(permit.number, None) is not None:
                     self._probe_over(outcome, now)
             elif outcome != "uncounted":
-                self._window.append((outcome == "failure", duration_s > self.limits.slow_call_s))
+                self._window.append((outcome == "failure", duration_s > self._slow_call_s))
                 if self._too_bad():
                     self._open(now)
 
@@ -121,6 +146,7 @@ class Breaker:
         """Refuse calls for `wait_s`: the provider asked to slow down. No failure."""
         with self._lock:
             self._throttled_until = max(self._throttled_until, now + wait_s)
+            self._shared = None
 
     # -- what follows what, with the lock held -----------------------------------------------------
 
@@ -139,12 +165,14 @@ class Breaker:
                 self._enter("closed")
 
     def _too_bad(self) -> bool:
-        n = len(self._window)
-        if n < self.limits.min_calls:
+        window = tuple(self._window)  # others may append meanwhile
+        failed = sum(bad for bad, _ in window)
+        slow = sum(late for _, late in window)
+        self._spotless = None if failed or slow else self._permit
+        n, limits = len(window), self.limits
+        if n < limits.min_calls:
             return False
-        failed = sum(bad for bad, _ in self._window)
-        slow = sum(late for _, late in self._window)
-        return failed >= self.limits.failure_rate * n or slow >= self.limits.slow_rate * n
+        return failed >= limits.failure_rate * n or slow >= limits.slow_rate * n
 
     def _open(self, now: float) -> None:
         self._opened_at = now
@@ -155,7 +183,9 @@ class Breaker:
         self._epoch += 1
         self._succeeded = 0
         self._leases.clear()
-        self._window.clear()
+        self._window = deque(maxlen=self.limits.window)
+        self._permit = Permit(epoch=self._epoch)
+        self._shared = self._spotless = self._permit if state == "closed" else None
 
 
 class RetryBudget:
@@ -172,26 +202,35 @@ class RetryBudget:
 
     def __init__(self) -> None:
         """Start with the floor and a full bucket."""
-        self._credit, self._tokens = self.FLOOR, self.CAPACITY
+        self._earned, self._tokens = self.FLOOR, self.CAPACITY
+        self._taken = False
         self._lock = threading.Lock()
-
-    def call(self) -> None:
-        """Count one logical call."""
-        with self._lock:
-            self._credit += self.SHARE
+        # Counts logical calls; atomic and without a lock, because every call of a process does it.
+        self.call: Callable[[], int] = itertools.count(1).__next__
+        self._seen = 0
 
     def take(self, cost: int) -> int:
         """Take one further request of `cost` tokens (14, or 5 after throttling); 0 is a refusal."""
         with self._lock:
-            if self._credit < 1.0 or self._tokens < cost:
+            self._earn()
+            if self._earned < 1.0 or self._tokens < cost:
                 return 0
-            self._credit -= 1.0
+            self._earned -= 1.0
             self._tokens -= cost
+            self._taken = True
             return cost
+
+    def _earn(self) -> None:
+        """Credit the calls counted since the last time; looking at the counter counts one more."""
+        counted = self.call() - 1
+        self._earned += self.SHARE * (counted - self._seen)
+        self._seen = counted + 1
 
     def success(self, cost: int) -> None:
         """Report a call that ended well after retries of `cost` tokens in all."""
-        with self._lock:
-            self._tokens = min(self.CAPACITY, self._tokens + max(1, cost))
-            if cost:
-                self._credit += 1.0
+        if self._taken or cost:  # a full bucket has no room
+            with self._lock:
+                self._tokens = min(self.CAPACITY, self._tokens + max(1, cost))
+                self._taken = self._tokens < self.CAPACITY
+                if cost:
+                    self._earned += 1.0

@@ -1,4 +1,4 @@
-"""What follows an event of one logical call: call, wait, fall back or stop.
+"""What follows an event of one logical call: call, wait, renew a credential, fall back or stop.
 
 Rule: everything that decides about retries and fallbacks is in this file, as much of it as possible
 in `TRANSITIONS` and in the taxonomy's rows. `decide` is pure: policy, state and event come in, the
@@ -6,9 +6,10 @@ next state and one action go out. No I/O, no clock, no randomness; an event carr
 and one random number. An event that the state does not allow raises and changes nothing.
 
     READY ──Begin──▶ CALLING ──Succeeded──▶ DONE
-                     CALLING ──Failed────▶ WAITING │ CALLING (next tier) │ DONE
+                     CALLING ──Failed────▶ WAITING │ RENEWING │ CALLING (next tier) │ DONE
                      CALLING ──Refused───▶ CALLING (next tier) │ WAITING │ DONE
                      WAITING ──Waited────▶ CALLING
+                     RENEWING ──Waited───▶ CALLING, ──Failed──▶ as above: no fresh credential
 
 A cancelled call is simply not asked about again.
 
@@ -28,7 +29,7 @@ from towerkit.core.errors import UsageError
 from towerkit.reliability.classify import Failure
 from towerkit.reliability.taxonomy import TAXONOMY, ErrorClass
 
-Phase = Literal["READY", "CALLING", "WAITING", "DONE"]
+Phase = Literal["READY", "CALLING", "WAITING", "RENEWING", "DONE"]
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,8 +39,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     customer's patience. `deadline_s` covers all attempts, waits and fallbacks of the run.
     `max_attempts` bounds one call over all tiers, whatever the table allows a class.
     `max_retry_after_s` is the longest wait a provider may ask for before the next tier is tried.
-    `max_steps` bounds the calls of a run, `max_repeats` equal tool calls in a row of a run: an
-    agent that passes either makes no progress.
+    `max_steps` bounds the calls of a run, `max_repeats` equal tool calls in a row of a run, and
+    `max_stale` answers in a row that a growing conversation has had before: an agent that passes
+    any of them makes no progress.
     """
 
     attempt_timeout_s: float = 12.0
@@ -49,6 +51,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     max_retry_after_s: float = 60.0
     max_steps: int = 500
     max_repeats: int = 3
+    max_stale: int = 5
 
     def digest(self) -> str:
         """Return what a manifest calls this policy: over its limits and the taxonomy's rows."""
@@ -61,6 +64,9 @@ class CallState(msgspec.Struct, frozen=True, kw_only=True):
 
     `providers` names who stands behind each tier: a spent account or a refused key is the same on
     every model of its provider. Empty where tiers have none (tools).
+    `windows` are the tiers' context windows in tokens, None where one is not known. `renewable` are
+    the tiers whose credential can be asked for anew, once each; `stand_ins` are those that ask no
+    provider (a cache, a fixed text, a human): no limit on requests keeps a call from them.
     `delivered` is true once a chunk of an answer has reached the agent: from then on nothing is
     repeated, because the agent would see it twice.
     """
@@ -68,11 +74,14 @@ class CallState(msgspec.Struct, frozen=True, kw_only=True):
     operation: Literal["model", "tool"]
     tiers: int = 1
     providers: tuple[str, ...] = ()
+    windows: tuple[int | None, ...] = ()
     idempotent: bool = True
     phase: Phase = "READY"
     tier: int = 0
     tries_on_tier: int = 0
     tries: int = 0
+    renewable: tuple[int, ...] = ()
+    stand_ins: tuple[int, ...] = ()
     delivered: bool = False
 
 
@@ -132,13 +141,19 @@ class Fallback(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class Renew(msgspec.Struct, frozen=True, kw_only=True):
+    """Ask for a fresh credential: say `Waited` when there is one, or `Failed` again."""
+
+    reason: str
+
+
 class Stop(msgspec.Struct, frozen=True, kw_only=True):
     """The call is over. `reason` is `succeeded`, the error class, or what forbade a retry."""
 
     reason: str
 
 
-Action = Call | Wait | Fallback | Stop
+Action = Call | Wait | Renew | Fallback | Stop
 
 
 class IllegalTransition(UsageError):
@@ -180,8 +195,13 @@ def _fail(policy: Policy, state: CallState, event: Event) -> tuple[CallState, Ac
     assert isinstance(event, Failed)  # noqa: S101  the table's key says so
     row = TAXONOMY[event.failure.error_class]
     forbidden = _forbidden(policy, state, row, event)
+    if forbidden in {"max_attempts", "retry_budget"} and row.fallback:
+        return _stand_in(state, row, event.time_left_s, forbidden)
     if forbidden is not None:
         return _to(state, "DONE"), Stop(reason=forbidden)
+    if row.renew and state.tier in state.renewable and event.time_left_s > 0:
+        rest = tuple(tier for tier in state.renewable if tier != state.tier)
+        return _to(state, "RENEWING", renewable=rest), Renew(reason=row.name)
     if state.tries_on_tier < row.attempts and not (event.failure.veto and row.veto_obeyed):
         backoff = event.jitter * min(
             policy.backoff_cap_s, row.base_s * 2.0 ** (state.tries_on_tier - 1)
@@ -200,7 +220,7 @@ def _forbidden(policy: Policy, state: CallState, row: ErrorClass, event: Failed)
         return "max_attempts"
     if state.operation == "tool" and row.idempotent_only and not state.idempotent:
         return "not_idempotent"
-    if (row.attempts > 1 or row.fallback) and not event.budgeted:
+    if row.replaceable and not event.budgeted:
         return "retry_budget"
     return None
 
@@ -223,9 +243,23 @@ def _refuse(policy: Policy, state: CallState, event: Event) -> tuple[CallState, 
 def _next_tier(state: CallState, row: ErrorClass, time_left_s: float) -> tuple[CallState, Action]:
     tier = _tier_after(state, row)
     if tier is not None and time_left_s > 0:
-        moved = _counted(msgspec.structs.replace(state, tier=tier, tries_on_tier=0))
-        return moved, Fallback(tier=tier, reason=row.name)
+        return _moved(state, row, tier)
     return _to(state, "DONE"), Stop(reason=row.name)
+
+
+def _moved(state: CallState, row: ErrorClass, tier: int) -> tuple[CallState, Action]:
+    moved = _counted(msgspec.structs.replace(state, tier=tier, tries_on_tier=0))
+    return moved, Fallback(tier=tier, reason=row.name)
+
+
+def _stand_in(
+    state: CallState, row: ErrorClass, time_left_s: float, forbidden: str
+) -> tuple[CallState, Action]:
+    """Go on to the next tier that sends nothing, or stop for what forbids another request."""
+    tier = next((t for t in state.stand_ins if t > state.tier), None)
+    if tier is not None and time_left_s > 0:
+        return _moved(state, row, tier)
+    return _to(state, "DONE"), Stop(reason=forbidden)
 
 
 def _tier_after(state: CallState, row: ErrorClass) -> int | None:
@@ -236,7 +270,14 @@ def _tier_after(state: CallState, row: ErrorClass) -> int | None:
     if row.scope == "other_provider" and state.providers:
         here = state.providers[state.tier]
         return next((t for t in later if state.providers[t] != here), None)
+    if row.scope == "larger_window" and state.windows:
+        window = state.windows[state.tier]
+        return next((t for t in later if _may_be_larger(state.windows[t], window)), None)
     return next(iter(later), None)
+
+
+def _may_be_larger(window: int | None, than: int | None) -> bool:
+    return window is None or than is None or window > than
 
 
 Rule = Callable[[Policy, CallState, Event], tuple[CallState, Action]]
@@ -247,4 +288,6 @@ TRANSITIONS: dict[tuple[Phase, type[Event]], Rule] = {
     ("CALLING", Failed): _fail,
     ("CALLING", Refused): _refuse,
     ("WAITING", Waited): _call,
+    ("RENEWING", Waited): _call,
+    ("RENEWING", Failed): _fail,
 }

@@ -31,8 +31,9 @@ class ErrorClass(msgspec.Struct, frozen=True, kw_only=True):
     figures of botocore's standard mode). `scope` says who may answer instead. `breaker`: counts as a failure,
     as a sign of life, not at all, or puts the key into its throttle state. `charge` says what a failed attempt
     costs: nothing, its input, or what was used (or estimated). `fault` is who has to mend it,
-    `visible_to` who is told. `idempotent_only` re-runs a tool only where running it twice is
-    harmless. `veto_obeyed` says whether a provider's `x-should-retry: false` forbids the retry.
+    `visible_to` who is told. `renew` asks for a fresh credential once a tier and tries again.
+    `idempotent_only` re-runs a tool only where running it twice is harmless. `veto_obeyed` says
+    whether a provider's `x-should-retry: false` forbids the retry.
     """
 
     name: str
@@ -46,6 +47,7 @@ class ErrorClass(msgspec.Struct, frozen=True, kw_only=True):
     charge: Charge = "none"
     fault: Fault
     visible_to: Reader = "agent"
+    renew: bool = False
     idempotent_only: bool = False
     veto_obeyed: bool = True
     summary: str
@@ -55,6 +57,11 @@ class ErrorClass(msgspec.Struct, frozen=True, kw_only=True):
     def fallback(self) -> bool:
         """Whether another tier may answer."""
         return self.scope != "none"
+
+    @property
+    def replaceable(self) -> bool:
+        """Whether another request, here or on another tier, may bring an answer."""
+        return self.attempts > 1 or self.fallback
 
     @property
     def retryable(self) -> bool:
@@ -103,7 +110,7 @@ _ROWS = (
     _e("malformed_response", "model", "provider", "the answer cannot be read",
        "Read the kept, redacted raw answer: a proxy's page or a changed API is likely.", attempts=2, scope="other_tier", breaker="failure", charge="usage"),
     _e("auth_failed", "model", "operator", "the key is refused",
-       "Page the owner of the key: rotate it or refresh the credential; the key is dead until then.", scope="other_provider", visible_to="operator"),
+       "Page the owner of the key: rotate it or refresh the credential; the key is dead until then.", scope="other_provider", visible_to="operator", renew=True),
     _e("permission_denied", "model", "operator", "the key may not do this",
        "Grant the key access to the model and region, or configure another.", scope="other_tier", visible_to="operator"),
     _e("model_not_found", "model", "operator", "no such model, or it was retired",

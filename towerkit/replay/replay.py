@@ -120,7 +120,7 @@ def replay(
     env = VirtualEnv(int(manifest["seed"], 16), start_ns=manifest["started_unix_ns"])
     tape = Tape(pack, env, exceptions=exceptions or {})
     tower = Tower(
-        store="unused", models=[_recorded(m) for m in manifest["identity"]["models"]],
+        store="unused", models=_recorded(manifest["identity"]),
         policy=policy, redactor=_redactor_of(pack), environment=lambda: env,
         budget_usd=_budget(manifest),
     )  # fmt: skip
@@ -146,15 +146,27 @@ def replay(
     )  # fmt: skip
 
 
-def _recorded(name: str) -> Model:
-    provider, _, model = name.partition("/")
+def _recorded(identity: Mapping[str, Any]) -> list[Model]:
+    """Return the recorded run's models, as far as decisions depend on them."""
 
     def complete(_request: Request, _timeout_s: float) -> Response:
         raise ReplayDiverged("a replay makes no live call")
 
-    return Model(
-        name=model, provider=provider, complete=complete, simulated=provider == "simulated"
-    )
+    def renew() -> None:
+        raise ReplayDiverged("a replay asks for no credential")
+
+    models, windows = identity["models"], identity.get("windows") or []
+    chain = []
+    for i, text in enumerate(models):
+        provider, _, name = text.partition("/")
+        chain.append(
+            Model(
+                name=name, provider=provider, complete=complete, simulated=provider == "simulated",
+                context_tokens=windows[i] if i < len(windows) else None,
+                renew=renew if i in identity.get("renewable", ()) else None,
+            )
+        )  # fmt: skip
+    return chain
 
 
 def _budget(manifest: Mapping[str, Any]) -> float | None:

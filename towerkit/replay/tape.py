@@ -17,7 +17,7 @@ from towerkit.core.env import VirtualEnv
 from towerkit.core.errors import ControlError, ReplayDiverged
 from towerkit.core.types import Response
 from towerkit.packs.store import Pack
-from towerkit.reliability.breaker import Permit, Refusal
+from towerkit.reliability.breaker import Breaker, Permit, Refusal, RetryBudget
 from towerkit.runtime.executor import Attempt
 
 
@@ -76,11 +76,7 @@ class Tape:
         """Return or raise what the recorded attempt did."""
         return self.attempt(what, lambda: None)
 
-    def admit(
-        self,
-        what: Attempt,
-        acquire: Callable[[], Permit | Refusal],  # noqa: ARG002  never asked
-    ) -> Permit | Refusal | None:
+    def admit(self, what: Attempt, breaker: Breaker, now_s: float) -> Permit | Refusal | None:  # noqa: ARG002  never asked
         """Return the recorded refusal, if the recorded call was refused here."""
         rows = self._rows.get((what.kind, what.name, what.path, what.request_digest))
         if not rows or rows[0]["outcome"] not in {"circuit_open", "throttled_locally"}:
@@ -89,13 +85,19 @@ class Tape:
         wait = self._pack.content(row["response_digest"])["wait_s"]
         return Refusal(error_class=row["outcome"], wait_s=wait)
 
-    def granted(self, what: Attempt, take: Callable[[], int]) -> int:  # noqa: ARG002  never asked
+    def granted(self, what: Attempt, budget: RetryBudget, cost: int) -> int:  # noqa: ARG002  never asked
         """Return 0 where the retry budget refused the recorded run, else 1."""
-        rows = self._rows.get(("random", f"retry_budget {what.span_seq}", what.path, None))
-        if rows:
-            rows.pop(0)
-            return 0
-        return 1
+        return 0 if self._noted("retry_budget", what) else 1
+
+    def renewed(self, what: Attempt, renew: Callable[[], object]) -> bool:  # noqa: ARG002  never called
+        """Return what came of it in the recorded run."""
+        row = self._noted("renew", what)
+        return row is not None and bool(self._pack.content(row["response_digest"]))
+
+    def _noted(self, name: str, what: Attempt) -> dict[str, Any] | None:
+        """Return the row of something that happened to the recorded run at this attempt."""
+        rows = self._rows.get(("random", f"{name} {what.span_seq}", what.path, None))
+        return rows.pop(0) if rows else None
 
     def reading(self, kind: str, name: str, path: str, read: Callable[[], Any]) -> Any:  # noqa: ARG002
         """Return the recorded reading."""

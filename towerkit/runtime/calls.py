@@ -9,7 +9,7 @@ attempt was charged. It decides nothing.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -17,11 +17,14 @@ import msgspec
 from towerkit.core.canonical import canonical_json
 from towerkit.core.types import Model, Request, Response, Usage
 from towerkit.cost.prices import Price, price
-from towerkit.reliability.classify import Failure
+from towerkit.reliability.classify import Failure, classify, classify_finish
 from towerkit.reliability.policy import CallState
 from towerkit.reliability.taxonomy import TAXONOMY
 from towerkit.runtime.executor import Attempt
 from towerkit.telemetry.recorder import OpenSpan
+
+# What most answers end with; anything else is looked up.
+_PLAIN_ENDS = frozenset({"stop", "tool_calls", "end_turn", "tool_use", "STOP", "completed"})
 
 if TYPE_CHECKING:
     from towerkit.runtime.run import Run
@@ -35,8 +38,11 @@ class Call(Protocol):
     def simulated(self, state: CallState) -> bool:
         """Return whether a simulated model answers on this tier."""
 
-    def describe(self, span: OpenSpan, state: CallState) -> None:
-        """Write the call's columns on a span."""
+    def columns(self, state: CallState) -> dict[str, Any]:
+        """Return the call's columns of a span."""
+
+    def attempt_name(self, state: CallState) -> str | None:
+        """Return the name of an attempt's span; None where it is the call's."""
 
     def what(self, state: CallState, path: str, seq: int, timeout_s: float) -> Attempt:
         """Return the attempt to carry out."""
@@ -53,6 +59,18 @@ class Call(Protocol):
     def worst_case(self, state: CallState) -> int | None:
         """Return the most an attempt may cost in nano-US-dollars; None when no price is known."""
 
+    def judge(self, error: BaseException, now_unix_s: float) -> Failure:
+        """Return which row of the taxonomy an attempt's error is."""
+
+    def flaw(self, value: Any) -> Failure | None:
+        """Return what an answer says of its own failure; None for a good one."""
+
+    def learn(self, value: Any, digest: str | None) -> None:
+        """Hear how the call ended: its answer and that one's digest, or None and None."""
+
+    def renewal(self, state: CallState) -> Callable[[], object]:
+        """Return how to get a fresh credential; asked where the state says there is a way."""
+
     def settle(
         self, span: OpenSpan, state: CallState, value: Any, failure: Failure | None
     ) -> int | None:
@@ -63,30 +81,38 @@ class Call(Protocol):
 
 
 class ModelCall:
-    """What is particular to a model call."""
+    """What is particular to a model call.
 
-    def __init__(self, run: Run, request: Request, digest: str) -> None:
+    `models` are its tiers, the tower's unless given; `shown` are the digests of its messages.
+    """
+
+    def __init__(
+        self, run: Run, request: Request, digest: str, *, models: Sequence[Model] | None = None,
+        shown: Sequence[str | None] = (),
+    ) -> None:  # fmt: skip
         self._run, self._request, self._digest = run, request, digest
+        self._models = run.tower.models if models is None else models
         self.fallback_reason: str | None = None
+        self._shown = shown
         # About four characters a token; a third more so that the reservation is an upper bound.
         self._input_estimate = len(canonical_json([request.messages, request.tools])) // 3 + 16
 
     def _model(self, state: CallState) -> Model:
-        return self._run.tower.models[state.tier]
+        return self._models[state.tier]
 
     def simulated(self, state: CallState) -> bool:
         return self._model(state).simulated
 
-    def describe(self, span: OpenSpan, state: CallState) -> None:
-        model = self._model(state)
-        span.fields.update(
-            gen_ai_request_model=self._run.tower.models[0].name,
-            gen_ai_provider_name=model.provider,
-            fallback_tier=state.tier,
-            fallback_reason=self.fallback_reason,
-        )
-        if span.kind == "attempt":
-            span.name = f"chat {model.name}"
+    def columns(self, state: CallState) -> dict[str, Any]:
+        return {
+            "gen_ai_request_model": self._models[0].name,
+            "gen_ai_provider_name": self._model(state).provider,
+            "fallback_tier": state.tier,
+            "fallback_reason": self.fallback_reason,
+        }
+
+    def attempt_name(self, state: CallState) -> str | None:
+        return f"chat {self._model(state).name}" if state.tier else None
 
     def what(self, state: CallState, path: str, seq: int, timeout_s: float) -> Attempt:
         return Attempt(
@@ -131,12 +157,33 @@ class ModelCall:
         cost = self._price(state, usage)
         return None if cost is None else cost.nanousd
 
+    def judge(self, error: BaseException, now_unix_s: float) -> Failure:
+        return classify(error, operation="model", now_unix_s=now_unix_s)
+
+    def flaw(self, value: Response) -> Failure | None:
+        reason = value.finish_reason
+        return None if reason in _PLAIN_ENDS else classify_finish(reason)
+
+    def learn(self, value: Response | None, digest: str | None) -> None:
+        if value is None or self.flaw(value) is not None:
+            return
+        asked = [(call.name, call.arguments) for call in value.tool_calls]
+        self._run.progress.said(self._shown, hash(canonical_json([value.content, asked])))
+        for model in self._models:
+            if model.observe is not None:
+                model.observe(self._request, value)
+
+    def renewal(self, state: CallState) -> Callable[[], object]:
+        renew = self._model(state).renew
+        assert renew is not None  # noqa: S101  the state names the tiers that have one
+        return renew
+
     def settle(
         self, span: OpenSpan, state: CallState, value: Response | None, failure: Failure | None
     ) -> int | None:
         """Record what an attempt is charged and return it; the taxonomy says for what."""
-        charge = "usage" if failure is None else TAXONOMY[failure.error_class].charge
-        if charge == "none":
+        row = None if failure is None else TAXONOMY[failure.error_class]
+        if value is None and row is not None and row.charge == "none":
             return 0
         usage = value.usage if value is not None else None
         estimated = usage is None or usage.input_tokens is None or usage.output_tokens is None
@@ -154,7 +201,7 @@ class ModelCall:
             provider=model.provider,
             model=model.name,
             estimated=estimated,
-            wasted=failure is not None,
+            wasted=row is not None and (value is None or row.replaceable),
             simulated=model.simulated,
         )
         return None if cost is None else cost.nanousd
@@ -170,8 +217,11 @@ class ModelCall:
 class StreamCall(ModelCall):
     """A model call whose answer comes in pieces. `pieces` are those that came so far."""
 
-    def __init__(self, run: Run, request: Request, digest: str) -> None:
-        super().__init__(run, request, digest)
+    def __init__(
+        self, run: Run, request: Request, digest: str, *, models: Sequence[Model] | None = None,
+        shown: Sequence[str | None] = (),
+    ) -> None:  # fmt: skip
+        super().__init__(run, request, digest, models=models, shown=shown)
         self.pieces: list[str] = []
 
     def what(self, state: CallState, path: str, seq: int, timeout_s: float) -> Attempt:
@@ -240,12 +290,15 @@ class ToolCall:
     def simulated(self, state: CallState) -> bool:
         return False
 
-    def describe(self, span: OpenSpan, state: CallState) -> None:
-        span.fields.update(
-            gen_ai_tool_name=self._name,
-            gen_ai_tool_call_id=self._call_id,
-            idempotent=state.idempotent,
-        )
+    def columns(self, state: CallState) -> dict[str, Any]:
+        return {
+            "gen_ai_tool_name": self._name,
+            "gen_ai_tool_call_id": self._call_id,
+            "idempotent": state.idempotent,
+        }
+
+    def attempt_name(self, state: CallState) -> str | None:
+        return None
 
     def what(self, state: CallState, path: str, seq: int, timeout_s: float) -> Attempt:
         limit = timeout_s if self._timeout_s is None else min(timeout_s, self._timeout_s)
@@ -272,6 +325,18 @@ class ToolCall:
 
     def worst_case(self, state: CallState) -> int:
         return 0
+
+    def judge(self, error: BaseException, now_unix_s: float) -> Failure:
+        return classify(error, operation="tool", now_unix_s=now_unix_s)
+
+    def flaw(self, value: Any) -> Failure | None:
+        return None
+
+    def learn(self, value: Any, digest: str | None) -> None:
+        self._run.progress.after(self._digest, digest)
+
+    def renewal(self, state: CallState) -> Callable[[], object]:
+        raise AssertionError("a tool has no credential of ours")
 
     def settle(self, span: OpenSpan, state: CallState, value: Any, failure: Failure | None) -> int:
         return 0

@@ -6,6 +6,7 @@ in a replay.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -13,7 +14,9 @@ import msgspec
 
 from towerkit.core.env import Env
 from towerkit.faults.plan import FaultPlan
-from towerkit.reliability.breaker import Permit, Refusal
+from towerkit.reliability.breaker import Breaker, Permit, Refusal, RetryBudget
+
+log = logging.getLogger("towerkit")
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,13 +44,14 @@ class Executor(Protocol):
     async def aattempt(self, what: Attempt, call: Callable[[], Awaitable[Any]]) -> Any:
         """Do the same on an event loop."""
 
-    def admit(
-        self, what: Attempt, acquire: Callable[[], Permit | Refusal]
-    ) -> Permit | Refusal | None:
+    def admit(self, what: Attempt, breaker: Breaker, now_s: float) -> Permit | Refusal | None:
         """Return whether the attempt may be made; None where no breaker has a say."""
 
-    def granted(self, what: Attempt, take: Callable[[], int]) -> int:
+    def granted(self, what: Attempt, budget: RetryBudget, cost: int) -> int:
         """Return what the retry budget gave for another request, 0 when it refused."""
+
+    def renewed(self, what: Attempt, renew: Callable[[], object]) -> bool:
+        """Ask for a fresh credential, within the attempt's time-out; say whether there is one."""
 
     def reading(self, kind: str, name: str, path: str, read: Callable[[], Any]) -> Any:
         """Return a nondeterministic reading."""
@@ -62,25 +66,32 @@ class Live:
 
     def attempt(self, what: Attempt, call: Callable[[], Any]) -> Any:
         """Run `call`, with injected faults, bounded by the attempt's time-out."""
-        wrapped = self._faults.wrap(what.kind, what.name, call, self._env)
-        return self._env.bounded(wrapped, None if what.inline else what.timeout_s)
+        if self._faults.entries:
+            call = self._faults.wrap(what.kind, what.name, call, self._env)
+        return call() if what.inline else self._env.bounded(call, what.timeout_s)
 
     async def aattempt(self, what: Attempt, call: Callable[[], Awaitable[Any]]) -> Any:
         """Await `call`, with injected faults, bounded by the attempt's time-out."""
-        wrapped = self._faults.awrap(what.kind, what.name, call, self._env)
-        return await self._env.abounded(wrapped, what.timeout_s)
+        if self._faults.entries:
+            call = self._faults.awrap(what.kind, what.name, call, self._env)
+        return await self._env.abounded(call, what.timeout_s)
 
-    def admit(
-        self,
-        what: Attempt,  # noqa: ARG002  the tape looks it up
-        acquire: Callable[[], Permit | Refusal],
-    ) -> Permit | Refusal | None:
+    def admit(self, what: Attempt, breaker: Breaker, now_s: float) -> Permit | Refusal | None:  # noqa: ARG002
         """Ask the breaker."""
-        return acquire()
+        return breaker.acquire(now_s)
 
-    def granted(self, what: Attempt, take: Callable[[], int]) -> int:  # noqa: ARG002
+    def granted(self, what: Attempt, budget: RetryBudget, cost: int) -> int:  # noqa: ARG002
         """Ask the budget."""
-        return take()
+        return budget.take(cost)
+
+    def renewed(self, what: Attempt, renew: Callable[[], object]) -> bool:
+        """Call `renew`; what it raises is logged, and the refused key stays refused."""
+        try:
+            self._env.bounded(renew, what.timeout_s)
+        except Exception:
+            log.exception("no fresh credential for %s", what.name)
+            return False
+        return True
 
     def reading(self, kind: str, name: str, path: str, read: Callable[[], Any]) -> Any:  # noqa: ARG002
         """Read the world."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -24,16 +25,18 @@ from towerkit.core.errors import (
     StreamTruncated,
 )
 from towerkit.core.types import Response
-from towerkit.cost.ledger import NANO
-from towerkit.reliability.breaker import Permit, Refusal
-from towerkit.reliability.classify import Failure, classify
+from towerkit.cost.ledger import NANO, Reservation
+from towerkit.reliability.breaker import Breaker, Outcome, Permit, Refusal
+from towerkit.reliability.classify import Failure
 from towerkit.reliability.policy import (
     Begin,
     CallState,
     Event,
     Failed,
     Fallback,
+    Policy,
     Refused,
+    Renew,
     Stop,
     Succeeded,
     Wait,
@@ -58,18 +61,33 @@ class Control(msgspec.Struct, frozen=True, kw_only=True):
     decision: str
 
 
-class Try(msgspec.Struct, frozen=True, kw_only=True):
+class Try(msgspec.Struct, frozen=True):
     """Make this attempt; send back what it returned, or throw what it raised."""
 
     what: Attempt
-    run: Callable[[], Any]
-    arun: Callable[[], Awaitable[Any]]
+    call: Call
+    state: CallState
+
+    def run(self) -> Any:
+        """Carry the call out once."""
+        return self.call.run(self.state, self.what.timeout_s)
+
+    def arun(self) -> Awaitable[Any]:
+        """Carry the call out once, on an event loop."""
+        return self.call.arun(self.state, self.what.timeout_s)
 
 
 class Sleep(msgspec.Struct, frozen=True):
     """Wait."""
 
     seconds: float
+
+
+class Fresh(msgspec.Struct, frozen=True):
+    """Ask for a fresh credential; send back whether there is one."""
+
+    what: Attempt
+    renew: Callable[[], object]
 
 
 class Next(msgspec.Struct, frozen=True):
@@ -86,7 +104,7 @@ class Deliver(msgspec.Struct, frozen=True):
 
 
 END = object()
-Step = Try | Sleep | Next | Deliver
+Step = Try | Sleep | Fresh | Next | Deliver
 Steps = Generator[Step, Any, Any]
 
 
@@ -128,6 +146,8 @@ def _perform(step: Step, executor: Executor, env: Env) -> Any:
         return executor.attempt(step.what, step.run)
     if isinstance(step, Next):
         return env.bounded(lambda: next(step.items, END), step.timeout_s)
+    if isinstance(step, Fresh):
+        return executor.renewed(step.what, step.renew)
     if isinstance(step, Sleep):
         env.sleep(step.seconds)
     return None
@@ -177,9 +197,28 @@ async def _aperform(step: Step, executor: Executor, env: Env) -> Any:
         if hasattr(items, "__anext__"):
             return await env.abounded(lambda: anext(items, END), step.timeout_s)
         return await env.abounded(lambda: env.in_thread(lambda: next(items, END)), step.timeout_s)
+    if isinstance(step, Fresh):
+        return await env.in_thread(lambda: executor.renewed(step.what, step.renew))
     if isinstance(step, Sleep):
         await env.asleep(step.seconds)
     return None
+
+
+class _Open(msgspec.Struct):
+    """An attempt under way, and what has to be given back when it ends."""
+
+    what: Attempt
+    span: OpenSpan
+    start: int
+    breaker: Breaker
+    permit: Permit | None
+    reservation: Reservation
+
+
+@cache
+def _begun(policy: Policy, state: CallState) -> CallState:
+    """Return the state a call begins in: the first attempt is never refused by the table."""
+    return decide(policy, state, Begin())[0]
 
 
 class Guard:
@@ -187,10 +226,12 @@ class Guard:
 
     def __init__(self, run: Run, call: Call, state: CallState, digest: str) -> None:
         """Prepare the call; `digest` is of its request."""
-        self._run, self._call, self._state, self._digest = run, call, state, digest
+        self._run, self._call, self._digest = run, call, digest
         self._tower, self._policy = run.tower, run.tower.policy
+        self._state = _begun(self._policy, state)
         self._error: BaseException | None = None
         self._failure: Failure | None = None
+        self._kept: Any = None
         self._retry_cost = 0
         self._answer: str | None = None
         self._span: OpenSpan
@@ -200,48 +241,56 @@ class Guard:
         """Yield what to do and return the answer, or raise what the last attempt raised."""
         run, call = self._run, self._call
         parent, self._path = run.here()
-        self._span = span = run.start_span(name, kind="call", operation=operation, parent=parent)
-        span.fields["request_digest"] = self._digest
-        call.describe(span, self._state)
+        fields = {"request_digest": self._digest, **call.columns(self._state)}
+        self._span = span = run.start_span(
+            name, kind="call", operation=operation, parent=parent, fields=fields
+        )
         self._tower.retry_budget.call()
         try:
-            value = yield from self._until_done(operation)
+            value = yield from self._until_done()
         except BaseException as error:
-            self._seen(None)
+            call.learn(None, None)
             run.end_span(span, error, operation=self._state.operation,
                          simulated=call.simulated(self._state))  # fmt: skip
             raise
-        self._seen(self._answer)
+        call.learn(value, self._answer)
         self._tower.retry_budget.success(self._retry_cost)
-        call.describe(span, self._state)
-        run.end_span(span, None, simulated=call.simulated(self._state))
+        if self._state.tier:
+            span.fields.update(call.columns(self._state))
+        run.end_span(span, None, failure=self._failure, simulated=call.simulated(self._state))
         return value
 
-    def _seen(self, answer: str | None) -> None:
-        if self._state.operation == "tool":
-            self._run.progress.after(self._digest, answer)
-
-    def _until_done(self, operation: str) -> Steps:
-        event: Event = Begin()
-        value: Any = None
-        circling = self._run.progress.before(self._digest, tool=operation == "execute_tool")
+    def _until_done(self) -> Steps:
+        circling = self._run.progress.before(self._digest, tool=self._state.operation == "tool")
         if circling is not None:
             raise NoProgress(f"the agent makes no progress: {circling}")
         while True:
-            self._state, action = decide(self._policy, self._state, event)
-            if isinstance(action, Stop):
-                if action.reason == "succeeded":
-                    return value
-                raise self._final_error(action.reason)
-            if isinstance(action, Wait):
-                self._note("wait", action.reason, wait_s=round(action.seconds, 6))
-                yield Sleep(action.seconds)
-                event = Waited()
-                continue
-            if isinstance(action, Fallback):
-                self._note("fallback", action.reason, tier=action.tier)
-                self._call.fallback_reason = action.reason
-            value, event = yield from self._attempt(operation)
+            value, event = yield from self._attempt()
+            while not isinstance(event, Succeeded):
+                self._state, action = decide(self._policy, self._state, event)
+                if isinstance(action, Stop):
+                    return self._give_up(action.reason)
+                if isinstance(action, Wait):
+                    self._note("wait", action.reason, wait_s=round(action.seconds, 6))
+                    yield Sleep(action.seconds)
+                    event = Waited()
+                elif isinstance(action, Renew):
+                    event = yield from self._renew(event)
+                else:
+                    if isinstance(action, Fallback):
+                        self._note("fallback", action.reason, tier=action.tier)
+                        self._call.fallback_reason = action.reason
+                    break
+            else:
+                return value
+
+    def _renew(self, event: Event) -> Generator[Step, Any, Event]:
+        """Ask for a fresh credential; the failure stands where there is none."""
+        what = self._what(self._left())
+        fresh = yield Fresh(what, self._call.renewal(self._state))
+        self._note("renew", "a fresh credential" if fresh else "no fresh credential")
+        self._run.record_reading("random", f"renew {what.span_seq}", value=fresh)
+        return Waited() if fresh else event
 
     def _note(self, name: str, reason: str, **more: Any) -> None:
         self._span.events.append({"name": name, "reason": reason, **more})
@@ -252,10 +301,16 @@ class Guard:
     def _late(self) -> DeadlineExceeded:
         return DeadlineExceeded(f"the run's {self._policy.deadline_s:g} s are up")
 
-    def _final_error(self, reason: str) -> BaseException:
-        """Return what the agent gets: the last original exception, with the tower attached."""
+    def _give_up(self, reason: str) -> Any:
+        """Raise the last original exception, with the tower attached.
+
+        Where the last answer itself said that it failed, there is none: the agent gets the answer,
+        as it would without the guard, and the spans say what it was.
+        """
         self._note("stop", reason)
         error = self._error
+        if self._kept is not None:
+            return self._kept
         if error is None:
             error = CallRefused(
                 f"the call was not made: {TAXONOMY[reason].summary}", error_class=reason
@@ -266,63 +321,86 @@ class Guard:
                 run_id=self._run.run_id, error_class=name, attempts=self._state.tries,
                 decision=reason,
             )  # fmt: skip
-        return error
+        raise error
 
     # -- one attempt -----------------------------------------------------------------------------
 
-    def _attempt(self, operation: str) -> Generator[Step, Any, tuple[Any, Event]]:
+    def _what(self, left: float) -> Attempt:
+        timeout_s = min(left, self._policy.attempt_timeout_s)
+        return self._call.what(self._state, self._path, self._run.recorder.next_seq, timeout_s)
+
+    def _attempt(self) -> Generator[Step, Any, tuple[Any, Event]]:
         """Make one attempt: return its answer and what happened."""
         run, call, state = self._run, self._call, self._state
-        left = self._left()
+        start = run.env.mono_ns()
+        left = (run.deadline_ns - start) / NANO
         if left <= 0:
             raise self._late()
-        seq = run.recorder.next_seq
-        what = call.what(state, self._path, seq, min(left, self._policy.attempt_timeout_s))
+        what = self._what(left)
         breaker = self._tower.breaker(call.breaker_key(state))
-        admitted = run.executor.admit(what, lambda: breaker.acquire(run.env.mono_ns() / NANO))
-        if isinstance(admitted, Refusal):
-            return None, self._refused(what, admitted, left)
-        key = f"{self._span.span_id}.{state.tries}"
+        permit = run.executor.admit(what, breaker, start / NANO)
+        if isinstance(permit, Refusal):
+            return None, self._refused(what, permit, left)
         try:
-            run.ledger.reserve(key, call.worst_case(state))
+            reservation = run.ledger.reserve(call.worst_case(state))
         except BaseException:
-            self._settle_breaker(admitted, None, 0.0)
+            if permit is not None:
+                breaker.settle(permit, "uncounted", start / NANO, duration_s=0.0)
             raise
-        span = run.start_span(
-            self._span.name, kind="attempt", operation=operation, parent=self._span
-        )
-        span.fields.update(self._span.fields, attempt=state.tries)
-        call.describe(span, state)
-        start = run.env.mono_ns()
+        open_ = _Open(what, self._attempt_span(start), start, breaker, permit, reservation)
         value, failure, error = None, None, None
         try:
-            answer = yield Try(
-                what=what,
-                run=lambda: call.run(state, what.timeout_s),
-                arun=lambda: call.arun(state, what.timeout_s),
-            )
-            if isinstance(call, StreamCall):
-                answer = yield from self._pump(call, answer, what)
-            value = answer
+            value = yield Try(what, call, state)
+            if what.stream:
+                value = yield from self._pump(call, value, what)  # type: ignore[arg-type]
+            failure = call.flaw(value)
         except Exception as raised:  # noqa: BLE001  decided upon below, and re-raised if it must be
+            value = None
             late = isinstance(raised, AttemptTimeout) and what.timeout_s >= left
             error = self._late() if late else raised
-            failure = classify(
-                error, operation=state.operation, now_unix_s=run.env.wall_ns() / NANO
-            )
+            failure = call.judge(error, run.env.wall_ns() / NANO)
         except BaseException as raised:
-            self._abandon(key, span, raised, admitted, what, start)
+            failure = call.judge(raised, run.env.wall_ns() / NANO)
+            self._close(open_, None, failure, raised)
             raise
-        run.ledger.settle(key, call.settle(span, state, value, failure))
-        taken = (run.env.mono_ns() - start) / NANO
-        self._settle_breaker(admitted, failure, taken)
-        self._answer = run.record_attempt(
-            call, what, span, value, failure, error, start, simulated=call.simulated(state)
-        )
-        if failure is None or error is None:
+        self._close(open_, value, failure, error)
+        self._error, self._failure, self._kept = error, failure, value
+        if failure is None or (error is None and not TAXONOMY[failure.error_class].replaceable):
             return value, Succeeded()
-        self._error, self._failure = error, failure
         return None, self._failed(what, failure)
+
+    def _attempt_span(self, start: int) -> OpenSpan:
+        call_span, state = self._span, self._state
+        fields = {**call_span.fields, "attempt": state.tries}
+        if state.tier:
+            fields.update(self._call.columns(state))
+        return self._run.start_span(
+            self._call.attempt_name(state) or call_span.name, kind="attempt",
+            operation=call_span.operation, parent=call_span, fields=fields, mono_ns=start,
+        )  # fmt: skip
+
+    def _close(
+        self, attempt: _Open, value: Any, failure: Failure | None, error: BaseException | None
+    ) -> None:
+        """End an attempt, however it ended: charged, its permit returned, its span ended."""
+        run, call, span = self._run, self._call, attempt.span
+        end = run.env.mono_ns()
+        run.ledger.settle(attempt.reservation, call.settle(span, self._state, value, failure))
+        if attempt.permit is not None:
+            self._settle_breaker(attempt.breaker, attempt.permit, failure, attempt.start, end)
+        self._answer = run.record_attempt(
+            call, attempt.what, span, value, failure, error, attempt.start, end,
+            simulated=call.simulated(self._state),
+        )  # fmt: skip
+
+    def _settle_breaker(
+        self, breaker: Breaker, permit: Permit, failure: Failure | None, start: int, end: int
+    ) -> None:
+        now_s, took_s = end / NANO, (end - start) / NANO
+        effect = "neutral" if failure is None else TAXONOMY[failure.error_class].breaker
+        breaker.settle(permit, _OUTCOMES[effect], now_s, duration_s=took_s)
+        if effect == "throttle" and failure is not None and failure.retry_after_s:
+            breaker.throttle(now_s, failure.retry_after_s)
 
     def _pump(self, call: StreamCall, items: Any, what: Attempt) -> Steps:
         """Deliver a stream's pieces and return its answer; a stream without one was truncated.
@@ -347,32 +425,6 @@ class Guard:
             with contextlib.suppress(AttributeError, ValueError):
                 items.close()
 
-    def _abandon(
-        self, key: str, span: OpenSpan, error: BaseException, permit: Permit | None, what: Attempt,
-        start: int,
-    ) -> None:  # fmt: skip
-        """Close an attempt the caller gave up: charged, its permit returned, its span ended."""
-        call, run = self._call, self._run
-        failure = classify(error, operation=self._state.operation)
-        run.ledger.settle(key, call.settle(span, self._state, None, failure))
-        self._settle_breaker(permit, failure, 0.0)
-        run.record_attempt(
-            call, what, span, None, failure, error, start, simulated=call.simulated(self._state)
-        )
-
-    def _settle_breaker(
-        self, permit: Permit | None, failure: Failure | None, took_s: float
-    ) -> None:
-        if permit is None:
-            return
-        run, breaker = self._run, self._tower.breaker(self._call.breaker_key(self._state))
-        now = run.env.mono_ns() / NANO
-        effect = "neutral" if failure is None else TAXONOMY[failure.error_class].breaker
-        outcome = {"failure": "failure", "neutral": "success"}.get(effect, "uncounted")
-        breaker.settle(permit, outcome, now, duration_s=took_s)  # type: ignore[arg-type]
-        if effect == "throttle" and failure is not None and failure.retry_after_s:
-            breaker.throttle(now, failure.retry_after_s)
-
     def _refused(self, what: Attempt, refusal: Refusal, left: float) -> Refused:
         run, now = self._run, self._run.env.mono_ns()
         digest = run.recorder.content({"wait_s": refusal.wait_s})
@@ -388,12 +440,19 @@ class Guard:
         """Return the event; the retry budget is asked only where another request would follow."""
         run = self._run
         event = Failed(failure=failure, time_left_s=self._left(), jitter=run.env.random())
-        if isinstance(decide(self._policy, self._state, event)[1], Stop):
+        action = decide(self._policy, self._state, event)[1]
+        sends_nothing = isinstance(action, Fallback) and action.tier in self._state.stand_ins
+        if sends_nothing or isinstance(action, Stop):
             return event
         budget, row = self._tower.retry_budget, TAXONOMY[failure.error_class]
-        cost = run.executor.granted(what, lambda: budget.take(row.retry_cost))
+        cost = run.executor.granted(what, budget, row.retry_cost)
         self._retry_cost += cost
         if cost == 0:
             run.record_reading("random", f"retry_budget {what.span_seq}", value="refused")
             return msgspec.structs.replace(event, budgeted=False)
         return event
+
+
+_OUTCOMES: dict[str, Outcome] = {
+    "failure": "failure", "neutral": "success", "uncounted": "uncounted", "throttle": "uncounted",
+}  # fmt: skip

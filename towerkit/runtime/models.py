@@ -12,6 +12,7 @@ from typing import Any
 from towerkit.core.canonical import canonical_text
 from towerkit.core.errors import MalformedResponse, UsageError
 from towerkit.core.types import Message, Model, Request, Response, ToolCall
+from towerkit.runtime.stand_ins import cache, human, template
 from towerkit.runtime.streams import (
     AnthropicMessages,
     OpenAIChat,
@@ -216,6 +217,8 @@ def _from_anthropic(answer: Any) -> Response:
         response_id=answer.id,
     )
 
+
+__all__ = ["anthropic", "cache", "function", "human", "openai", "parse_model", "template"]
 
 PROVIDERS: dict[str, Callable[..., Model]] = {"openai": openai, "anthropic": anthropic}
 

@@ -19,6 +19,7 @@ from towerkit.core.canonical import canonical_text, digest_of
 from towerkit.core.env import Env, uuid7
 from towerkit.core.errors import (
     ControlError,
+    OutputInvalid,
     StoreError,
     UsageError,
 )
@@ -39,6 +40,14 @@ if TYPE_CHECKING:
     from towerkit.runtime.tower import Tower
 
 log = logging.getLogger("towerkit")
+
+
+# Says what is wrong with an answer, in words for the model; None for a good one.
+Check = Callable[[Response], str | None]
+# How often a model is told so before the agent is.
+CORRECTIONS = 2
+
+_TOOL_STATES = {yes: CallState(operation="tool", idempotent=yes) for yes in (False, True)}
 
 
 class _Open(NamedTuple):
@@ -93,7 +102,9 @@ class Run:
         self.ledger = Ledger(None if limit is None else round(limit * NANO))
         self._policy = tower.policy
         self.progress = Progress(
-            max_repeats=tower.policy.max_repeats, max_steps=tower.policy.max_steps
+            max_repeats=tower.policy.max_repeats,
+            max_steps=tower.policy.max_steps,
+            max_stale=tower.policy.max_stale,
         )
         self._start_wall, self._start_mono = env.wall_ns(), env.mono_ns()
         self.deadline_ns = self._start_mono + round(self._policy.deadline_s * NANO)
@@ -103,7 +114,9 @@ class Run:
         purpose = digest_of([self._identity, self._source, task])
         bits = int.from_bytes(env.secret_bytes(10, purpose=f"run id {purpose}"), "big") >> 6
         self.run_id = uuid7(self._start_wall, bits)
-        self.recorder = Recorder(self.run_id, tower.redactor, start_mono_ns=self._start_mono)
+        self.recorder = Recorder(
+            self.run_id, tower.redactor, start_mono_ns=self._start_mono, ids=env.bits(64)
+        )
         self._salt_seed = env.secret_bytes(32, purpose=f"salts {purpose}")
         self._task = task
         self._root: OpenSpan | None = None
@@ -123,6 +136,8 @@ class Run:
             "prompt_digest": None,
             "policy_digest": self.tower.policy_digest,
             "models": [f"{m.provider}/{m.name}" for m in self.tower.models],
+            "windows": self.tower.model_state.windows,
+            "renewable": self.tower.model_state.renewable,
             "faults": [dict(f) for f in faults],
             **identity,
         }
@@ -189,31 +204,52 @@ class Run:
     # -- spans -----------------------------------------------------------------------------------
 
     def start_span(
-        self, name: str, *, kind: str, operation: str, parent: OpenSpan | None
-    ) -> OpenSpan:
+        self, name: str, *, kind: str, operation: str, parent: OpenSpan | None,
+        fields: dict[str, Any] | None = None, mono_ns: int | None = None,
+    ) -> OpenSpan:  # fmt: skip
         """Open a span of this run, now."""
-        return self.recorder.start(
-            name, kind=kind, operation=operation, parent=parent, wall_ns=self.env.wall_ns(),
-            mono_ns=self.env.mono_ns(), span_id=f"{self.env.bits(64) or 1:016x}",
+        mono = self.env.mono_ns() if mono_ns is None else mono_ns
+        # Wall times follow the monotonic clock from the run's start: a step of the wall clock must
+        # not put a child before its parent.
+        span = self.recorder.start(
+            name, kind=kind, operation=operation, parent=parent,
+            wall_ns=self._start_wall + mono - self._start_mono, mono_ns=mono,
         )  # fmt: skip
+        if fields is not None:
+            span.fields = fields
+        return span
 
     def end_span(
         self, span: OpenSpan, error: BaseException | None, *, operation: str = "agent",
-        simulated: bool = False,
+        failure: Failure | None = None, simulated: bool = False, mono_ns: int | None = None,
     ) -> str:  # fmt: skip
-        """End a span, with its error if there is one; return the run status that follows."""
+        """End a span, with its error if there is one; return the run status that follows.
+
+        Without an exception, `failure` is what an answer says of itself: an error where another
+        request might have brought a better one, else a flag on an answer that stands.
+        """
         simulated = simulated or self.env.kind == "virtual"
+        mono = self.env.mono_ns() if mono_ns is None else mono_ns
         if error is None:
-            self.recorder.end(span, mono_ns=self.env.mono_ns(), simulated=simulated)
+            failed = failure is not None and TAXONOMY[failure.error_class].replaceable
+            if failure is not None and not failed:
+                span.events.append({"name": "flag", "reason": failure.error_class})
+            if failure is None or not failed:
+                self.recorder.end(span, mono_ns=mono, simulated=simulated)
+            else:
+                self.recorder.end(
+                    span, mono_ns=mono, status="error", error_class=failure.error_class,
+                    error_type=failure.error_type, simulated=simulated,
+                )  # fmt: skip
             return "completed"
         tower = getattr(error, "tower", None)
-        failure = classify(error, operation=operation)
+        failure = failure or classify(error, operation=operation)
         name = tower.error_class if isinstance(tower, Control) else failure.error_class
         if span.kind == "run" and not isinstance(tower, Control):
             name = name if isinstance(error, ControlError) or name == "cancelled" else "agent_bug"
         cancelled = name == "cancelled"
         self.recorder.end(
-            span, mono_ns=self.env.mono_ns(), status="cancelled" if cancelled else "error",
+            span, mono_ns=mono, status="cancelled" if cancelled else "error",
             error_class=name, error_type=failure.error_type, error_message=_message(error),
             simulated=simulated,
         )  # fmt: skip
@@ -289,13 +325,16 @@ class Run:
         tools: Sequence[Mapping[str, Any]] = (),
         max_tokens: int = 1024,
         temperature: float | None = None,
+        check: Check | None = None,
     ) -> Response:
         """Call the tower's models with `messages`; return the first answer any of them gives.
 
-        Raises what the last model raised, with `e.tower` attached; `BudgetExceeded` or
-        `DeadlineExceeded` when a control stopped the call.
+        `check` says what is wrong with an answer, or None; the model is told and asked again, at
+        most twice (an answer that only calls tools is not checked). Raises what the last model
+        raised, with `e.tower` attached; `BudgetExceeded` or `DeadlineExceeded` when a control
+        stopped the call; `OutputInvalid` when the third answer does not pass either.
         """
-        steps = self._model_steps(messages, tools, max_tokens, temperature)
+        steps = self._checked_steps(messages, tools, max_tokens, temperature, check)
         return drive(steps, self.executor, self.env)  # type: ignore[no-any-return]
 
     def tool(
@@ -328,9 +367,10 @@ class Run:
         tools: Sequence[Mapping[str, Any]] = (),
         max_tokens: int = 1024,
         temperature: float | None = None,
+        check: Check | None = None,
     ) -> Response:
         """Do what `model` does, on an event loop."""
-        steps = self._model_steps(messages, tools, max_tokens, temperature)
+        steps = self._checked_steps(messages, tools, max_tokens, temperature, check)
         return await adrive(steps, self.executor, self.env)  # type: ignore[no-any-return]
 
     async def atool(
@@ -381,6 +421,25 @@ class Run:
         steps = self._model_steps(messages, tools, max_tokens, temperature, stream=True)
         return adrive_stream(steps, self.executor, self.env)
 
+    def _checked_steps(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], max_tokens: int,
+        temperature: float | None, check: Check | None,
+    ) -> Steps:  # fmt: skip
+        for _ in range(1 + CORRECTIONS):
+            answer = yield from self._model_steps(messages, tools, max_tokens, temperature)
+            problem = None if check is None or answer.tool_calls else check(answer)
+            if problem is None:
+                return answer
+            correction = f"That answer is not valid: {problem}. Answer again, without this error."
+            messages = [
+                *messages, answer.as_message(), {"role": "user", "content": correction},
+            ]  # fmt: skip
+        raise OutputInvalid(
+            f"expected an answer that passes its check, got {1 + CORRECTIONS} that do not: "
+            f"{problem}",
+            answer=answer,
+        )
+
     def _model_steps(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], max_tokens: int,
         temperature: float | None, *, stream: bool = False,
@@ -393,12 +452,12 @@ class Run:
             temperature=temperature,
         )  # fmt: skip
         rest = {"tools": tools, "max_tokens": max_tokens, "temperature": temperature}
-        digest = self.recorder.request(messages, rest)
-        state = CallState(
-            operation="model", tiers=len(models), providers=tuple(m.provider for m in models)
-        )
-        call = (StreamCall if stream else ModelCall)(self, request, digest)
-        guard = Guard(self, call, state, digest)
+        shown = [self.recorder.content(message) for message in messages]
+        digest = self.recorder.request_of(shown, rest)
+        call = (StreamCall if stream else ModelCall)(
+            self, request, digest, shown=() if None in shown else shown
+        )  # fmt: skip
+        guard = Guard(self, call, self.tower.model_state, digest)
         return guard.steps(name=f"chat {models[0].name}", operation="chat")
 
     def _tool_steps(
@@ -409,30 +468,33 @@ class Run:
         args = dict(arguments or {})
         digest = self.recorder.content({"tool": tool_name, "arguments": args}) or "0" * 32
         call = ToolCall(self, fn, args, tool_name, digest, timeout_s, call_id)
-        guard = Guard(self, call, CallState(operation="tool", idempotent=idempotent), digest)
+        guard = Guard(self, call, _TOOL_STATES[bool(idempotent)], digest)
         return guard.steps(name=f"execute_tool {tool_name}", operation="execute_tool")
 
     # -- for the guard ---------------------------------------------------------------------------
 
     def record_attempt(
-        self, call: Call, what: Attempt, span: OpenSpan, value: Any,
-        failure: Failure | None, error: BaseException | None, start: int, *, simulated: bool,
+        self, call: Call, what: Attempt, span: OpenSpan, value: Any, failure: Failure | None,
+        error: BaseException | None, start: int, end: int, *, simulated: bool,
     ) -> str | None:  # fmt: skip
         """Write an attempt's span and tape row; return the digest of its answer."""
         response, chunks = None, None
-        if failure is None or what.stream:
+        if error is None or what.stream:
             response = self.recorder.content(call.tape_value(value), ordered=True)
         if failure is not None and failure.retry_after_s is not None:
             span.attributes["retry_after_s"] = failure.retry_after_s
-        if isinstance(call, StreamCall):
+        if what.stream and isinstance(call, StreamCall):
             chunks = canonical_text([len(piece) for piece in call.pieces])
         span.fields["response_digest"] = response
+        outcome = failure.error_class if error is not None and failure is not None else "ok"
         self.recorder.tape(
             what.kind, what.name, path=what.path, request_digest=what.request_digest,
-            response_digest=response, outcome="ok" if failure is None else failure.error_class,
-            start_mono_ns=start, end_mono_ns=self.env.mono_ns(), span=span, chunks=chunks,
+            response_digest=response, outcome=outcome, start_mono_ns=start, end_mono_ns=end,
+            span=span, chunks=chunks,
         )  # fmt: skip
-        self.end_span(span, error, operation=what.kind, simulated=simulated)
+        self.end_span(
+            span, error, operation=what.kind, failure=failure, simulated=simulated, mono_ns=end
+        )
         return response
 
     def record_reading(self, kind: str, name: str, *, value: Any) -> None:
@@ -443,7 +505,9 @@ class Run:
 def _message(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # noqa: BLE001  a user object's __str__ may raise; its type is recorded
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001  a user object's __str__ may raise anything; its type is kept
         return "<no text: __str__ raised>"
 
 

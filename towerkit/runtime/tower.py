@@ -13,11 +13,12 @@ from typing import Any
 from towerkit.core.env import Env, SystemEnv
 from towerkit.core.errors import UsageError
 from towerkit.core.types import Model
+from towerkit.cost.prices import FREE
 from towerkit.packs.store import Store
 from towerkit.privacy.keys import local_redactor
 from towerkit.privacy.redact import Redactor
 from towerkit.reliability.breaker import Breaker, Limits, RetryBudget
-from towerkit.reliability.policy import Policy
+from towerkit.reliability.policy import CallState, Policy
 from towerkit.runtime.executor import Executor
 from towerkit.runtime.run import Run, current_run
 
@@ -61,6 +62,14 @@ class Tower:
             )
         self.store = Store(default_store() if store is None else store)
         self.models = tuple(models)
+        self.model_state = CallState(
+            operation="model",
+            tiers=len(self.models),
+            providers=tuple(m.provider for m in self.models),
+            windows=tuple(m.context_tokens for m in self.models),
+            stand_ins=tuple(i for i, m in enumerate(self.models) if m.provider in FREE),
+            renewable=tuple(i for i, m in enumerate(self.models) if m.renew is not None),
+        )
         self.policy = policy or Policy()
         self.policy_digest = self.policy.digest()
         self.budget_usd = budget_usd

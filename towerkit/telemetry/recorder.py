@@ -1,12 +1,14 @@
 """The recorder: spans, charges, tape and content of one run, redacted as they come in.
 
 Rule: content is redacted before it is kept, stored once by its digest, and referred to by digest
-everywhere else. Rows are in the canonical order of `packs.tables`.
+everywhere else. On the agent's thread a record is one small object and one atomic append; rows in
+the canonical order of `packs.tables` are made when the run is sealed.
 """
 
 from __future__ import annotations
 
-import threading
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -18,8 +20,16 @@ from towerkit.packs.tables import CONTENT, COSTS, INPUTS, SPANS
 from towerkit.packs.writer import Draft, Row
 from towerkit.privacy.redact import Redactor
 
+# Contents seen before, by their unredacted bytes: a conversation is sent again with every call.
+_MEMO_BYTES, _MEMO_ITEM = 8_000_000, 200_000
 
-class OpenSpan(msgspec.Struct, kw_only=True):
+
+# An odd stride visits every 64-bit number once, so the ids of a run never collide. W3C forbids
+# zero: all ones stand for it, which this stride reaches 10¹⁸ spans away.
+_STRIDE, _MASK = 0x9E3779B97F4A7C15, (1 << 64) - 1
+
+
+class OpenSpan(msgspec.Struct):
     """A span that has started. `fields` collects columns until it ends."""
 
     span_id: str
@@ -34,27 +44,40 @@ class OpenSpan(msgspec.Struct, kw_only=True):
     attributes: dict[str, Any] = {}
     events: list[dict[str, Any]] = []
     ended: bool = False
+    duration_ns: int = 0
+    status: str = "ok"
+
+
+class Charge(msgspec.Struct):
+    """One charge of one attempt, as it is recorded."""
+
+    span_id: str
+    usage: Usage
+    cost: Price | None
+    provider: str | None
+    model: str | None
+    purpose: str
+    estimated: bool
+    wasted: bool
+    simulated: bool
 
 
 class Recorder:
     """Collects the rows of one run. Threads may record at once."""
 
-    def __init__(self, run_id: str, redactor: Redactor, *, start_mono_ns: int) -> None:
-        """Start an empty record of `run_id`."""
-        self.run_id, self.redactor = run_id, redactor
+    def __init__(self, run_id: str, redactor: Redactor, *, start_mono_ns: int, ids: int) -> None:
+        """Start an empty record of `run_id`; span ids follow from `ids`, 64 random bits."""
+        self.run_id, self.redactor, self._ids = run_id, redactor, ids
         self._start_mono_ns = start_mono_ns
-        self._lock = threading.RLock()
-        self._spans: list[tuple[int, Row]] = []
-        self._costs: list[Row] = []
-        self._inputs: list[Row] = []
-        self._content: dict[str, Row] = {}
-        self._occurrences: dict[tuple[str, str, str, str | None], int] = {}
-        self._started = 0
-
-    @property
-    def next_seq(self) -> int:
-        """The number the next span will get."""
-        return self._started
+        self._sequence = itertools.count().__next__
+        self.next_seq = 0  # the number the next span will get
+        self._spans: list[OpenSpan] = []
+        self._costs: list[Charge] = []
+        self._inputs: list[tuple[Any, ...]] = []
+        self._content: dict[str, tuple[str, bytes]] = {}
+        self._known: dict[tuple[bool, bytes | str], str] = {}
+        self._known_bytes = 0
+        self._occurrences: dict[tuple[str, str, str, str | None], itertools.count[int]] = {}
 
     def start(
         self,
@@ -65,22 +88,14 @@ class Recorder:
         parent: OpenSpan | None,
         wall_ns: int,
         mono_ns: int,
-        span_id: str,
     ) -> OpenSpan:
         """Open a span."""
-        with self._lock:
-            seq = self._started
-            self._started += 1
-        return OpenSpan(
-            span_id=span_id,
-            parent_span_id=parent.span_id if parent else None,
-            seq=seq,
-            name=self.redactor.text(name),
-            kind=kind,
-            operation=operation,
-            start_unix_ns=wall_ns,
-            start_mono_ns=mono_ns,
-        )
+        seq = self._sequence()
+        self.next_seq = seq + 1
+        span_id = f"{(self._ids + seq * _STRIDE) & _MASK or _MASK:016x}"
+        above = parent.span_id if parent else None
+        clean = self.redactor.text(name)
+        return OpenSpan(span_id, above, seq, clean, kind, operation, wall_ns, mono_ns)
 
     def end(
         self,
@@ -94,62 +109,70 @@ class Recorder:
         simulated: bool = False,
     ) -> None:
         """End a span; ending it again does nothing."""
-        if error_message is not None:
-            error_message = self.redactor.text(error_message[:4000])
-        with self._lock:
-            if span.ended:
-                return
-            span.ended = True
-            row = SPANS.make(
-                run_id=self.run_id,
-                span_id=span.span_id,
-                parent_span_id=span.parent_span_id,
-                seq=span.seq,
-                name=span.name,
-                kind=span.kind,
-                gen_ai_operation_name=span.operation,
-                start_unix_ns=span.start_unix_ns,
-                duration_ns=max(0, mono_ns - span.start_mono_ns),
-                status=status,
-                error_class=error_class,
-                error_type=error_type,
-                error_message=error_message,
-                simulated=simulated,
-                attributes=canonical_text(self.redactor.value(span.attributes)),
-                events=canonical_text(self.redactor.value(span.events)),
-                **span.fields,
-            )
-            self._spans.append((span.seq, row))
+        if span.ended:
+            return
+        span.ended = True
+        span.status = status
+        span.duration_ns = max(0, mono_ns - span.start_mono_ns)
+        fields = span.fields
+        fields["simulated"] = simulated
+        if error_class is not None:
+            fields["error_class"], fields["error_type"] = error_class, error_type
+            if error_message is not None:
+                fields["error_message"] = self.redactor.text(error_message[:4000])
+        if span.attributes:
+            span.attributes = self.redactor.value(span.attributes)
+        if span.events:
+            span.events = self.redactor.value(span.events)
+        self._spans.append(span)
 
-    def content(self, value: Any, *, redacted: bool = False, ordered: bool = False) -> str | None:
+    def content(self, value: Any, *, ordered: bool = False) -> str | None:
         """Keep `value` (text or JSON-able), redacted, and return its digest.
 
         `ordered` keeps the order of keys: what an agent gets back must print the same in a replay.
 
         With `capture="off"` nothing is kept and there is no digest; with `"digests"` only that.
         """
-        if self.redactor.capture == "off":
+        redactor = self.redactor
+        if redactor.capture == "off":
             return None
-        clean = value if redacted else self.redactor.value(value)
-        if isinstance(clean, str):
-            media, body = "text/plain", clean.encode("utf-8", "backslashreplace")
+        if issubclass(type(value), str):
+            raw: bytes | str = value if type(value) is str else str.__str__(value)
         else:
-            encode = ordered_json if ordered else canonical_json
-            media, body = "application/json", encode(clean)
-        digest = fingerprint(self.redactor.key, body)
-        if self.redactor.capture == "redacted" and digest not in self._content:
-            row = CONTENT.make(digest=digest, media_type=media, size=len(body), body=body)
-            with self._lock:
-                self._content.setdefault(digest, row)
+            raw = (ordered_json if ordered else canonical_json)(value)
+        known = self._known.get((ordered, raw))
+        if known is not None:
+            return known
+        if isinstance(raw, str):
+            media, body = "text/plain", redactor.text(raw).encode("utf-8", "backslashreplace")
+        else:
+            media = "application/json"
+            body = redactor.json(raw, encode=ordered_json if ordered else canonical_json)
+        digest = fingerprint(redactor.key, body)
+        if redactor.capture == "redacted" and digest not in self._content:
+            self._content[digest] = (media, body)
+        self._remember((ordered, raw), digest)
         return digest
+
+    def _remember(self, key: tuple[bool, bytes | str], digest: str) -> None:
+        size = len(key[1])
+        if size > _MEMO_ITEM:
+            return
+        self._known_bytes += size
+        if self._known_bytes > _MEMO_BYTES:
+            self._known, self._known_bytes = {}, size
+        self._known[key] = digest
 
     def request(self, messages: Any, rest: Any) -> str:
         """Keep a model request, each message once however often it is sent; return its digest.
 
         The stored form is `{"messages": [digest, …], …rest}`.
         """
-        parts = [self.content(m) for m in messages]
-        digest = self.content({"messages": parts, **self.redactor.value(rest)}, redacted=True)
+        return self.request_of([self.content(m) for m in messages], rest)
+
+    def request_of(self, shown: Sequence[str | None], rest: Any) -> str:
+        """Keep a model request whose messages are kept already; `shown` are their digests."""
+        digest = self.content({"messages": shown, **rest})
         return digest or fingerprint(self.redactor.key, b"capture is off")
 
     def charge(
@@ -166,29 +189,12 @@ class Recorder:
         simulated: bool = False,
     ) -> None:
         """Record one charge of one attempt."""
-        u = usage or Usage()
-        with self._lock:
-            self._costs.append(
-                COSTS.make(
-                    run_id=self.run_id,
-                    span_id=span.span_id,
-                    seq=len(self._costs),
-                    purpose=purpose,
-                    provider=provider,
-                    model=model,
-                    input_tokens=u.input_tokens,
-                    output_tokens=u.output_tokens,
-                    cache_read_tokens=u.cache_read_tokens,
-                    cache_write_tokens=u.cache_write_tokens,
-                    reasoning_tokens=u.reasoning_tokens,
-                    cost_nanousd=cost.nanousd if cost else None,
-                    price_ref=cost.ref if cost else None,
-                    price_date=cost.date if cost else None,
-                    estimated=estimated,
-                    wasted=wasted,
-                    simulated=simulated,
-                )
+        self._costs.append(
+            Charge(
+                span.span_id, usage or Usage(), cost, provider, model, purpose, estimated, wasted,
+                simulated,
             )
+        )  # fmt: skip
 
     def tape(
         self,
@@ -206,46 +212,89 @@ class Recorder:
     ) -> None:
         """Record one nondeterministic input."""
         key = (kind, name, path, request_digest)
-        with self._lock:
-            occurrence = self._occurrences.get(key, 0)
-            self._occurrences[key] = occurrence + 1
-            self._inputs.append(
-                INPUTS.make(
-                    run_id=self.run_id,
-                    seq=len(self._inputs),
-                    kind=kind,
-                    name=name,
-                    span_id=span.span_id if span else None,
-                    parent_path=path,
-                    occurrence=occurrence,
-                    request_digest=request_digest,
-                    response_digest=response_digest,
-                    outcome=outcome,
-                    start_offset_ns=max(0, start_mono_ns - self._start_mono_ns),
-                    latency_ns=max(0, end_mono_ns - start_mono_ns),
-                    chunks=chunks,
-                )
+        counter = self._occurrences.get(key)
+        if counter is None:
+            counter = self._occurrences.setdefault(key, itertools.count())
+        self._inputs.append(
+            (
+                kind, name, span.span_id if span else None, path, next(counter), request_digest,
+                response_digest, outcome, max(0, start_mono_ns - self._start_mono_ns),
+                max(0, end_mono_ns - start_mono_ns), chunks,
             )
+        )  # fmt: skip
+
+    # -- sealing ---------------------------------------------------------------------------------
 
     def bodies(self) -> dict[str, bytes]:
         """Return what content is kept so far, by digest."""
-        return {digest: row[3] for digest, row in self._content.items()}
+        return {digest: body for digest, (_, body) in self._content.items()}
 
     def draft(self, manifest: dict[str, Any], *, salt_seed: bytes) -> Draft:
         """Return the pack's draft; `manifest` gains the run id, the redactor and the span count."""
-        with self._lock:
-            ended = len(self._spans)
-            counts = {"started": self._started, "ended": ended, "dropped": self._started - ended}
-            return Draft(
-                manifest={
-                    "run_id": self.run_id,
-                    "redactor": self.redactor.describe(),
-                    "spans": counts,
-                    **manifest,
-                },
-                spans=[row for _, row in sorted(self._spans)],
-                costs=list(self._costs),
-                inputs=list(self._inputs),
-                content=[self._content[d] for d in sorted(self._content)],
-                salt_seed=salt_seed,
-            )
+        spans = sorted(self._spans, key=lambda span: span.seq)
+        ended = len(spans)
+        counts = {"started": self.next_seq, "ended": ended, "dropped": self.next_seq - ended}
+        return Draft(
+            manifest={
+                "run_id": self.run_id,
+                "redactor": self.redactor.describe(),
+                "spans": counts,
+                **manifest,
+            },
+            spans=[_span_row(self.run_id, span) for span in spans],
+            costs=[_cost_row(self.run_id, i, charge) for i, charge in enumerate(self._costs)],
+            inputs=[(self.run_id, i, *row) for i, row in enumerate(self._inputs)],
+            content=[
+                CONTENT.make(digest=digest, media_type=media, size=len(body), body=body)
+                for digest, (media, body) in sorted(self._content.items())
+            ],
+            salt_seed=salt_seed,
+        )
+
+
+def _span_row(run_id: str, span: OpenSpan) -> Row:
+    return SPANS.make(
+        run_id=run_id,
+        span_id=span.span_id,
+        parent_span_id=span.parent_span_id,
+        seq=span.seq,
+        name=span.name,
+        kind=span.kind,
+        gen_ai_operation_name=span.operation,
+        start_unix_ns=span.start_unix_ns,
+        duration_ns=span.duration_ns,
+        status=span.status,
+        attributes=canonical_text(span.attributes),
+        events=canonical_text(span.events),
+        **span.fields,
+    )
+
+
+def _cost_row(run_id: str, seq: int, charge: Charge) -> Row:
+    usage, cost = charge.usage, charge.cost
+    return COSTS.make(
+        run_id=run_id,
+        span_id=charge.span_id,
+        seq=seq,
+        purpose=charge.purpose,
+        provider=charge.provider,
+        model=charge.model,
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cache_read_tokens=usage.cache_read_tokens,
+        cache_write_tokens=usage.cache_write_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        cost_nanousd=cost.nanousd if cost else None,
+        price_ref=cost.ref if cost else None,
+        price_date=cost.date if cost else None,
+        estimated=charge.estimated,
+        wasted=charge.wasted,
+        simulated=charge.simulated,
+    )
+
+
+# `tape` writes rows in the table's own order, after the run and the sequence number.
+assert INPUTS.names == (  # noqa: S101  read once, when the module is loaded
+    "run_id", "seq", "kind", "name", "span_id", "parent_path", "occurrence", "request_digest",
+    "response_digest", "outcome", "start_offset_ns", "latency_ns", "chunks", "salt",
+)  # fmt: skip
