@@ -456,6 +456,31 @@ def pack_verify(names: tuple[str, ...], store: str | None, as_json: bool) -> Non
         sys.exit(1)
 
 
+@pack.command("recover")
+@store_option
+@json_option
+def pack_recover(store: str | None, as_json: bool) -> None:
+    """Seal the runs whose process was killed, from their journals, as aborted."""
+    from towerkit.core.env import SystemEnv
+    from towerkit.telemetry.recover import recover
+
+    salts = SystemEnv().secret_bytes(32, purpose="salts")
+    found = list(recover(_store(store), salt_seed=salts))
+    problems = {r.journal: r.problem for r in found if r.problem is not None}
+    packs = [r.pack for r in found if r.pack is not None]
+    if as_json:
+        _emit({"recovered": [p.run_id for p in packs], "problems": problems})
+    else:
+        for journal, problem in problems.items():
+            click.echo(f"{journal}: {safe_text(problem, limit=400)}", err=True)
+        for p in packs:
+            spans = p.manifest["spans"]
+            click.echo(f"{p.run_id} aborted spans={spans['started']} open={spans['aborted']}")
+        click.echo(f"[recover] {len(packs)} runs sealed")
+    if problems:
+        sys.exit(1)
+
+
 @cli.group()
 def errors() -> None:
     """Say what an error is, what happens then and who has to mend it."""

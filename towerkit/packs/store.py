@@ -185,15 +185,19 @@ class Store:
             )
         return matching
 
+    def find(self, run_id: str) -> Pack | None:
+        """Return the pack of a run id, or None."""
+        found = (folder for folder in self._folders() if folder.name == run_id)
+        return next((open_pack(folder) for folder in found), None)
+
     def pack(self, name: str) -> Pack:
         """Return the pack of a run id, or in a folder; raise `SelectionError` if there is none."""
         folder = Path(name)
         if (folder / "manifest.json").is_file():
             return open_pack(folder)
-        if _RUN_ID.fullmatch(name):
-            for found in self._folders():
-                if found.name == name:
-                    return open_pack(found)
+        named = self.find(name) if _RUN_ID.fullmatch(name) else None
+        if named is not None:
+            return named
         raise SelectionError(
             f"expected a run id or the folder of a pack, got {name!r}; "
             f"store {self.root} holds {_holdings(self.packs())}"

@@ -74,7 +74,7 @@ _HEX32 = r"^[0-9a-f]{32}$"
 
 SPAN_KINDS = ("run", "step", "call", "attempt")
 OPERATIONS = ("invoke_agent", "chat", "execute_tool", "step")
-STATUSES = ("ok", "error", "cancelled")
+STATUSES = ("ok", "error", "cancelled", "aborted")
 SALT = _c(
     "salt", "bytes", "16 random bytes: the row's Merkle leaf stays verifiable after redaction"
 )
@@ -92,7 +92,7 @@ SPANS = Table(
         _c("gen_ai_operation_name", "str", "what was done", isin=OPERATIONS),
         _c("start_unix_ns", "int", "wall time, nanoseconds since 1970", ge=0),
         _c("duration_ns", "int", "monotonic nanoseconds", ge=0),
-        _c("status", "str", "how it ended", isin=STATUSES),
+        _c("status", "str", "how it ended; aborted: its process was gone first", isin=STATUSES),
         _opt("error_class", "str", "row of the error taxonomy; null when ok"),
         _opt("error_type", "str", "exception type or provider code (`error.type`)"),
         _opt("error_message", "str", "redacted text of the error"),

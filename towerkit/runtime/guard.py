@@ -252,12 +252,14 @@ class Guard:
             call.learn(None, None)
             run.end_span(span, error, operation=self._state.operation,
                          simulated=call.simulated(self._state))  # fmt: skip
+            run.recorder.flush()
             raise
         call.learn(value, self._answer)
         self._tower.retry_budget.success(self._retry_cost)
         if self._state.tier:
             span.fields.update(call.columns(self._state))
         run.end_span(span, None, failure=self._failure, simulated=call.simulated(self._state))
+        run.recorder.flush()
         return value
 
     def _until_done(self) -> Steps:
@@ -349,6 +351,7 @@ class Guard:
             raise
         open_ = _Open(what, self._attempt_span(start), start, breaker, permit, reservation)
         value, failure, error = None, None, None
+        run.recorder.flush()
         try:
             value = yield Try(what, call, state)
             if what.stream:

@@ -33,6 +33,7 @@ from towerkit.reliability.taxonomy import TAXONOMY
 from towerkit.runtime.calls import Call, ModelCall, StreamCall, ToolCall
 from towerkit.runtime.executor import Attempt, Executor, Live
 from towerkit.runtime.guard import Control, Guard, Steps, adrive, adrive_stream, drive, drive_stream
+from towerkit.telemetry.journal import Journal
 from towerkit.telemetry.recorder import OpenSpan, Recorder
 
 if TYPE_CHECKING:
@@ -115,12 +116,20 @@ class Run:
         bits = int.from_bytes(env.secret_bytes(10, purpose=f"run id {purpose}"), "big") >> 6
         self.run_id = uuid7(self._start_wall, bits)
         self.recorder = Recorder(
-            self.run_id, tower.redactor, start_mono_ns=self._start_mono, ids=env.bits(64)
-        )
+            self.run_id, tower.redactor, start_mono_ns=self._start_mono, ids=env.bits(64),
+            journal=self._open_journal(),
+        )  # fmt: skip
         self._salt_seed = env.secret_bytes(32, purpose=f"salts {purpose}")
         self._task = task
         self._root: OpenSpan | None = None
         self._token: Any = None
+
+    def _open_journal(self) -> Journal | None:
+        """Return where the run is kept while it lasts; a simulated run can be made again."""
+        tower = self.tower
+        if not self._keep or self.env.kind == "virtual" or tower.journal == "off":
+            return None
+        return Journal(tower.store.root, self.run_id, mode=tower.journal, durable=tower.durable)
 
     def _describe(
         self, identity: Mapping[str, Any], faults: Sequence[Mapping[str, Any]]
@@ -147,12 +156,28 @@ class Run:
     def __enter__(self) -> Self:
         if self._root is not None:
             raise UsageError("a Run is entered once: ask the tower for another")
+        if self.recorder.journal is not None:
+            head = {"run_id": self.run_id, "redactor": self.recorder.redactor.describe()}
+            self.recorder.journal.add(("run", head | self._header()))
         self._root = self.start_span(self.name, kind="run", operation="invoke_agent", parent=None)
         self._root.attributes["gen_ai.agent.name"] = self.name
         self._token = _open.set(_Open(self, self._root, "", _open.get()))
         digest = self.recorder.content(self._task)
         self._reading("task", "task", digest, self._start_mono)
         return self
+
+    def _header(self) -> dict[str, Any]:
+        """Return what the manifest says of the run and is known when it begins."""
+        return {
+            "parent_trace_id": None,
+            "started_unix_ns": self._start_wall,
+            "source": self._source,
+            "identity": self._identity,
+            "clock": self.env.kind,
+            "simulated": any(m.simulated for m in self.tower.models) or self.env.kind == "virtual",
+            "seed": f"{self.env.seed:016x}",
+            "budget": {"limit_nanousd": self.ledger.limit},
+        }
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None,
@@ -170,17 +195,10 @@ class Run:
             self._root.fields["response_digest"] = self.recorder.content(result)
 
     def _seal(self, status: str) -> None:
-        manifest = {
-            "parent_trace_id": None,
+        manifest = self._header() | {
             "status": status,
             "error_class": self.error_class,
-            "started_unix_ns": self._start_wall,
             "duration_ns": max(0, self.env.mono_ns() - self._start_mono),
-            "source": self._source,
-            "identity": self._identity,
-            "clock": self.env.kind,
-            "simulated": any(m.simulated for m in self.tower.models) or self.env.kind == "virtual",
-            "seed": f"{self.env.seed:016x}",
             "budget": {
                 "limit_nanousd": self.ledger.limit,
                 "spent_nanousd": self.ledger.spent,
@@ -196,6 +214,8 @@ class Run:
             # The agent's work is done and stays done: losing its evidence is reported, not raised.
             self.storage_error = error
             log.error("run %s: its evidence could not be stored: %s", self.run_id, error)  # noqa: TRY400
+        if self.recorder.journal is not None:
+            self.recorder.journal.close(remove=self.pack is not None)
         if self.pack is not None and self.tower.otel_exporter is not None:
             from towerkit.telemetry.otel import export  # noqa: PLC0415
 
@@ -211,13 +231,10 @@ class Run:
         mono = self.env.mono_ns() if mono_ns is None else mono_ns
         # Wall times follow the monotonic clock from the run's start: a step of the wall clock must
         # not put a child before its parent.
-        span = self.recorder.start(
+        return self.recorder.start(
             name, kind=kind, operation=operation, parent=parent,
-            wall_ns=self._start_wall + mono - self._start_mono, mono_ns=mono,
+            wall_ns=self._start_wall + mono - self._start_mono, mono_ns=mono, fields=fields,
         )  # fmt: skip
-        if fields is not None:
-            span.fields = fields
-        return span
 
     def end_span(
         self, span: OpenSpan, error: BaseException | None, *, operation: str = "agent",
@@ -274,6 +291,7 @@ class Run:
         """Open a step span of the agent's own around a block."""
         parent, path = self.here()
         span = self.start_span(name, kind="step", operation="step", parent=parent)
+        self.recorder.flush()
         inside = f"{path}/{name}" if path else name
         token = _open.set(_Open(self, span, inside, _open.get()))
         try:
@@ -284,6 +302,7 @@ class Run:
         else:
             self.end_span(span, None)
         finally:
+            self.recorder.flush()
             with contextlib.suppress(ValueError):
                 _open.reset(token)
 
@@ -315,6 +334,7 @@ class Run:
             kind, name, path=path, request_digest=None, response_digest=digest, outcome="ok",
             start_mono_ns=start, end_mono_ns=self.env.mono_ns(),
         )  # fmt: skip
+        self.recorder.flush()
 
     # -- calls -----------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from towerkit.reliability.breaker import Breaker, Limits, RetryBudget
 from towerkit.reliability.policy import CallState, Policy
 from towerkit.runtime.executor import Executor
 from towerkit.runtime.run import Run, current_run
+from towerkit.telemetry.journal import Mode
 
 DEFAULT_STORE = "towerkit-store"
 
@@ -36,10 +37,12 @@ class Tower:
     `models` is the fallback chain, first choice first. `budget_usd` limits each run; None is no
     limit. `breaker` limits the circuit breakers, one a model and one a tool. `release` and
     `service` name what runs, for gates and drift. `otel_exporter` is any OpenTelemetry
-    `SpanExporter`: it gets each run's spans once the pack is sealed.
+    `SpanExporter`: it gets each run's spans once the pack is sealed. `journal` says when a record
+    is safe from a kill of the process: `sync` before the agent goes on, `grouped` within 50 ms,
+    `off` when the run is sealed.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  the one place where a tower is configured, by keyword
         self,
         *,
         store: Path | str | None = None,
@@ -54,6 +57,7 @@ class Tower:
         environment: Callable[[], Env] = SystemEnv,
         durable: bool = True,
         breaker: Limits | None = None,
+        journal: Mode = "sync",
     ) -> None:
         """Raise `UsageError` for a budget that is not a positive amount."""
         if budget_usd is not None and not 0 < budget_usd < 1e9:
@@ -81,6 +85,7 @@ class Tower:
         self._breakers: dict[str, Breaker] = {}
         self.environment = environment
         self.durable = durable
+        self.journal = journal
 
     def breaker(self, key: str) -> Breaker:
         """Return the breaker of `key`: `model:PROVIDER/NAME` or `tool:NAME`. Runs share it."""

@@ -8,7 +8,7 @@ the canonical order of `packs.tables` are made when the run is sealed.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -19,6 +19,7 @@ from towerkit.cost.prices import Price
 from towerkit.packs.tables import CONTENT, COSTS, INPUTS, SPANS
 from towerkit.packs.writer import Draft, Row
 from towerkit.privacy.redact import Redactor
+from towerkit.telemetry.journal import Journal
 
 # Contents seen before, by their unredacted bytes: a conversation is sent again with every call.
 _MEMO_BYTES, _MEMO_ITEM = 8_000_000, 200_000
@@ -29,7 +30,7 @@ _MEMO_BYTES, _MEMO_ITEM = 8_000_000, 200_000
 _STRIDE, _MASK = 0x9E3779B97F4A7C15, (1 << 64) - 1
 
 
-class OpenSpan(msgspec.Struct):
+class OpenSpan(msgspec.Struct, array_like=True):
     """A span that has started. `fields` collects columns until it ends."""
 
     span_id: str
@@ -48,7 +49,7 @@ class OpenSpan(msgspec.Struct):
     status: str = "ok"
 
 
-class Charge(msgspec.Struct):
+class Charge(msgspec.Struct, array_like=True):
     """One charge of one attempt, as it is recorded."""
 
     span_id: str
@@ -65,7 +66,10 @@ class Charge(msgspec.Struct):
 class Recorder:
     """Collects the rows of one run. Threads may record at once."""
 
-    def __init__(self, run_id: str, redactor: Redactor, *, start_mono_ns: int, ids: int) -> None:
+    def __init__(
+        self, run_id: str, redactor: Redactor, *, start_mono_ns: int, ids: int,
+        journal: Journal | None = None,
+    ) -> None:  # fmt: skip
         """Start an empty record of `run_id`; span ids follow from `ids`, 64 random bits."""
         self.run_id, self.redactor, self._ids = run_id, redactor, ids
         self._start_mono_ns = start_mono_ns
@@ -78,6 +82,10 @@ class Recorder:
         self._known: dict[tuple[bool, bytes | str], str] = {}
         self._known_bytes = 0
         self._occurrences: dict[tuple[str, str, str, str | None], itertools.count[int]] = {}
+        self.journal = journal
+        self._add = _nowhere if journal is None else journal.add
+        # Brings what was recorded so far to safety; called before the agent goes on.
+        self.flush: Callable[[], None] = _nothing if journal is None else journal.flush
 
     def start(
         self,
@@ -88,14 +96,18 @@ class Recorder:
         parent: OpenSpan | None,
         wall_ns: int,
         mono_ns: int,
+        fields: dict[str, Any] | None = None,
     ) -> OpenSpan:
-        """Open a span."""
+        """Open a span; `fields` are its columns so far."""
         seq = self._sequence()
         self.next_seq = seq + 1
         span_id = f"{(self._ids + seq * _STRIDE) & _MASK or _MASK:016x}"
         above = parent.span_id if parent else None
         clean = self.redactor.text(name)
-        return OpenSpan(span_id, above, seq, clean, kind, operation, wall_ns, mono_ns)
+        fields = {} if fields is None else fields
+        # Attributes and events are not redacted before the span ends: they stay out of the journal.
+        self._add(("open", span_id, above, seq, clean, kind, operation, wall_ns, mono_ns, fields))
+        return OpenSpan(span_id, above, seq, clean, kind, operation, wall_ns, mono_ns, fields)
 
     def end(
         self,
@@ -125,6 +137,7 @@ class Recorder:
         if span.events:
             span.events = self.redactor.value(span.events)
         self._spans.append(span)
+        self._add(("close", span))
 
     def content(self, value: Any, *, ordered: bool = False) -> str | None:
         """Keep `value` (text or JSON-able), redacted, and return its digest.
@@ -151,6 +164,7 @@ class Recorder:
         digest = fingerprint(redactor.key, body)
         if redactor.capture == "redacted" and digest not in self._content:
             self._content[digest] = (media, body)
+            self._add(("content", digest, media, body))
         self._remember((ordered, raw), digest)
         return digest
 
@@ -189,12 +203,12 @@ class Recorder:
         simulated: bool = False,
     ) -> None:
         """Record one charge of one attempt."""
-        self._costs.append(
-            Charge(
-                span.span_id, usage or Usage(), cost, provider, model, purpose, estimated, wasted,
-                simulated,
-            )
+        charge = Charge(
+            span.span_id, usage or Usage(), cost, provider, model, purpose, estimated, wasted,
+            simulated,
         )  # fmt: skip
+        self._costs.append(charge)
+        self._add(("charge", charge))
 
     def tape(
         self,
@@ -215,13 +229,13 @@ class Recorder:
         counter = self._occurrences.get(key)
         if counter is None:
             counter = self._occurrences.setdefault(key, itertools.count())
-        self._inputs.append(
-            (
-                kind, name, span.span_id if span else None, path, next(counter), request_digest,
-                response_digest, outcome, max(0, start_mono_ns - self._start_mono_ns),
-                max(0, end_mono_ns - start_mono_ns), chunks,
-            )
+        row = (
+            kind, name, span.span_id if span else None, path, next(counter), request_digest,
+            response_digest, outcome, max(0, start_mono_ns - self._start_mono_ns),
+            max(0, end_mono_ns - start_mono_ns), chunks,
         )  # fmt: skip
+        self._inputs.append(row)
+        self._add(("tape", row))
 
     # -- sealing ---------------------------------------------------------------------------------
 
@@ -231,25 +245,41 @@ class Recorder:
 
     def draft(self, manifest: dict[str, Any], *, salt_seed: bytes) -> Draft:
         """Return the pack's draft; `manifest` gains the run id, the redactor and the span count."""
-        spans = sorted(self._spans, key=lambda span: span.seq)
-        ended = len(spans)
+        ended = len(self._spans)
         counts = {"started": self.next_seq, "ended": ended, "dropped": self.next_seq - ended}
-        return Draft(
-            manifest={
-                "run_id": self.run_id,
-                "redactor": self.redactor.describe(),
-                "spans": counts,
-                **manifest,
-            },
-            spans=[_span_row(self.run_id, span) for span in spans],
-            costs=[_cost_row(self.run_id, i, charge) for i, charge in enumerate(self._costs)],
-            inputs=[(self.run_id, i, *row) for i, row in enumerate(self._inputs)],
-            content=[
-                CONTENT.make(digest=digest, media_type=media, size=len(body), body=body)
-                for digest, (media, body) in sorted(self._content.items())
-            ],
+        return draft_of(
+            {"run_id": self.run_id, "redactor": self.redactor.describe(), "spans": counts}
+            | manifest,
+            spans=self._spans, charges=self._costs, tape=self._inputs, content=self._content,
             salt_seed=salt_seed,
-        )
+        )  # fmt: skip
+
+
+def draft_of(
+    manifest: dict[str, Any], *, spans: Sequence[OpenSpan], charges: Sequence[Charge],
+    tape: Sequence[tuple[Any, ...]], content: Mapping[str, tuple[str, bytes]], salt_seed: bytes,
+) -> Draft:  # fmt: skip
+    """Return the draft of a pack: what was recorded, as rows of the tables."""
+    run_id = manifest["run_id"]
+    return Draft(
+        manifest=manifest,
+        spans=[_span_row(run_id, span) for span in sorted(spans, key=lambda span: span.seq)],
+        costs=[_cost_row(run_id, i, charge) for i, charge in enumerate(charges)],
+        inputs=[(run_id, i, *row) for i, row in enumerate(tape)],
+        content=[
+            CONTENT.make(digest=digest, media_type=media, size=len(body), body=body)
+            for digest, (media, body) in sorted(content.items())
+        ],
+        salt_seed=salt_seed,
+    )
+
+
+def _nowhere(record: tuple[Any, ...]) -> None:
+    """Take a record where there is no journal."""
+
+
+def _nothing() -> None:
+    """Flush where there is no journal."""
 
 
 def _span_row(run_id: str, span: OpenSpan) -> Row:

@@ -1,0 +1,105 @@
+"""Packs of runs whose process was killed, from their journals.
+
+Rule: what was acknowledged is in the pack, a span that was open is ended as `aborted`, and nothing
+is invented: its duration reaches to the last thing the journal knows. A journal goes only when its
+pack is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from towerkit.core.errors import StoreError
+from towerkit.packs.store import Pack, Store
+from towerkit.packs.writer import Draft
+from towerkit.telemetry.journal import abandoned, records
+from towerkit.telemetry.recorder import Charge, OpenSpan, draft_of
+
+
+class Recovered(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of one journal: its pack, or the sentence that says why there is none."""
+
+    journal: str
+    pack: Pack | None
+    problem: str | None = None
+
+
+def recover(store: Store, *, salt_seed: bytes, durable: bool = True) -> Iterator[Recovered]:
+    """Seal every run of `store` whose process is gone; `salt_seed` is 32 secret random bytes."""
+    for path in abandoned(store.root):
+        try:
+            draft = read_draft(path, salt_seed=salt_seed)
+            pack = None if draft is None else _committed(store, draft, durable=durable)
+        except (StoreError, OSError, msgspec.MsgspecError, ValueError, TypeError) as error:
+            yield Recovered(journal=path.name, pack=None, problem=str(error))
+            continue
+        path.unlink(missing_ok=True)
+        problem = "it holds no run: its process was killed before the first record"
+        yield Recovered(journal=path.name, pack=pack, problem=problem if pack is None else None)
+
+
+def _committed(store: Store, draft: Draft, *, durable: bool) -> Pack:
+    run_id = draft.manifest["run_id"]
+    sealed = store.find(run_id)  # killed between sealing and removing the journal
+    return sealed or store.commit(draft, durable=durable)
+
+
+def read_draft(path: Path, *, salt_seed: bytes) -> Draft | None:
+    """Return the draft of the run in a journal; None when not even its beginning was written."""
+    header: dict[str, Any] | None = None
+    opened: dict[str, OpenSpan] = {}
+    ended: dict[str, OpenSpan] = {}
+    charges: list[Charge] = []
+    tape: list[tuple[Any, ...]] = []
+    content: dict[str, tuple[str, bytes]] = {}
+    for kind, *rest in records(path):
+        if kind == "run":
+            header = rest[0]
+        elif kind == "open":
+            opened[rest[0]] = OpenSpan(*rest)
+        elif kind == "close":
+            span = msgspec.convert(rest[0], OpenSpan)
+            ended[span.span_id] = span
+        elif kind == "charge":
+            charges.append(msgspec.convert(rest[0], Charge))
+        elif kind == "tape":
+            tape.append(tuple(rest[0]))
+        elif kind == "content":
+            content[rest[0]] = (rest[1], rest[2])
+    if header is None or not opened:
+        return None
+    begun = min(span.start_mono_ns for span in opened.values())
+    last = max(
+        [span.start_mono_ns for span in opened.values()]
+        + [span.start_mono_ns + span.duration_ns for span in ended.values()]
+    )
+    open_ids = opened.keys() - ended.keys()
+    _end_as_aborted([opened[i] for i in open_ids], last, simulated=header["simulated"])
+    costs = [charge.cost for charge in charges]
+    counts = {
+        "started": len(opened), "ended": len(ended), "dropped": 0, "aborted": len(open_ids),
+    }  # fmt: skip
+    budget = {
+        **header.pop("budget"),
+        "spent_nanousd": sum(cost.nanousd for cost in costs if cost is not None),
+        "unknown_charges": sum(cost is None for cost in costs),
+    }
+    manifest = {
+        **header, "status": "aborted", "error_class": None, "duration_ns": last - begun,
+        "spans": counts, "budget": budget,
+    }  # fmt: skip
+    spans = [*ended.values(), *(opened[i] for i in open_ids)]
+    return draft_of(
+        manifest, spans=spans, charges=charges, tape=tape, content=content, salt_seed=salt_seed
+    )
+
+
+def _end_as_aborted(spans: list[OpenSpan], last_mono_ns: int, *, simulated: bool) -> None:
+    for span in spans:
+        span.ended, span.status = True, "aborted"
+        span.duration_ns = max(0, last_mono_ns - span.start_mono_ns)
+        span.fields["simulated"] = simulated
