@@ -1,9 +1,11 @@
-"""What a guarded call costs when nothing fails, beside tenacity + pybreaker (+ OpenTelemetry).
+"""What a guarded call costs when nothing fails, beside the usual stack of libraries.
 
-`policy`: our decision, breaker, budget and retry budget alone, over tenacity + pybreaker.
-`guarded`: the whole guarded tool call with its redacted spans, over tenacity + pybreaker + one span
-through a BatchSpanProcessor that exports to nowhere. Rounds are interleaved; one JSON line with
-medians in nanoseconds and ratios. Peers live in `.venv-peers`, made on first use.
+`policy`: breaker, deadline, budget reservation and retry budget of one call alone, in the words the
+guard uses, over tenacity (attempts, deadline, jitter) + pybreaker. `guarded`: the whole guarded
+tool call, its two redacted spans, its tape row and the journal on disk, over that stack and one
+span through a BatchSpanProcessor that exports to nowhere. `async`: the same policy awaited, over
+tenacity + purgatory + asyncio.timeout. Rounds are interleaved; one JSON line with medians in
+nanoseconds and ratios. Peers live in `.venv-peers`, made on first use.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / ".venv-peers"
 
 PEER = """
-import sys, time, tenacity, pybreaker
+import asyncio, sys, time, tenacity, pybreaker, purgatory
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 class Nowhere(SpanExporter):
@@ -28,54 +30,90 @@ class Nowhere(SpanExporter):
 provider = TracerProvider(); provider.add_span_processor(BatchSpanProcessor(Nowhere()))
 tracer = provider.get_tracer("bench")
 breaker = pybreaker.CircuitBreaker(fail_max=5)
+limits = dict(stop=tenacity.stop_after_attempt(4) | tenacity.stop_after_delay(300),
+              wait=tenacity.wait_random_exponential(max=8), reraise=True,
+              retry=tenacity.retry_if_exception_type(OSError))
 def work(x): return x
-@tenacity.retry(stop=tenacity.stop_after_attempt(3), wait=tenacity.wait_random_exponential())
+async def awork(x): return x
+@tenacity.retry(**limits)
 def guarded(x): return breaker.call(work, x)
 def traced(x):
     with tracer.start_as_current_span("call", attributes={"tool": "work", "x": x}):
         return guarded(x)
+factory = purgatory.AsyncCircuitBreakerFactory()
+@tenacity.retry(**limits)
+async def aguarded(x):
+    async with await factory.get_breaker("work"):
+        async with asyncio.timeout(12):
+            return await awork(x)
 n = int(sys.argv[1])
-for f in (guarded, traced):
+def timed(f):
     for i in range(200): f(i)
     a = time.perf_counter_ns()
     for i in range(n): f(i)
     print((time.perf_counter_ns() - a) / n)
+async def atimed(f):
+    for i in range(200): await f(i)
+    a = time.perf_counter_ns()
+    for i in range(n): await f(i)
+    print((time.perf_counter_ns() - a) / n)
+timed(guarded); timed(traced); asyncio.run(atimed(aguarded))
 """
 
 OURS = """
-import sys, time, tempfile
+import asyncio, sys, time
 from towerkit.runtime.tower import Tower
-from towerkit.reliability.policy import Begin, CallState, Policy, Succeeded, decide
+from towerkit.reliability.policy import Policy
 from towerkit.cost.ledger import Ledger
-policy = Policy(max_steps=10**9, deadline_s=1e9)
-tower = Tower(store=tempfile.mkdtemp(), policy=policy)
+tower = Tower(store="store", policy=Policy(max_steps=10**9, deadline_s=1e9))
 def work(x): return x
+async def awork(x): return x
 n = int(sys.argv[1])
-breaker, ledger, first = tower.breaker("bench"), Ledger(10**18), CallState(operation="tool")
-begin, done = Begin(), Succeeded()
-def decided(x):
-    tower.retry_budget.call()
-    state, _ = decide(policy, first, begin)
-    permit = breaker.acquire(0.0)
-    ledger.reserve("a", 1)
-    answer = work(x)
-    ledger.settle("a", 0)
-    breaker.settle(permit, "success", 0.0, duration_s=0.1)
-    decide(policy, state, done)
-    tower.retry_budget.success(0)
-    return answer
+breaker, ledger, budget = tower.breaker("bench"), Ledger(10**18), tower.retry_budget
 with tower.run("bench") as run:
+    clock, deadline = run.env.mono_ns, run.deadline_ns
+    # What Guard does of policy around an attempt that succeeds, in its order.
+    def decided(x):
+        budget.call()
+        start = clock()
+        if start >= deadline: raise TimeoutError
+        permit = breaker.acquire(start / 1e9)
+        reservation = ledger.reserve(1000)
+        answer = work(x)
+        end = clock()
+        ledger.settle(reservation, 10)
+        breaker.settle(permit, "success", end / 1e9, duration_s=(end - start) / 1e9)
+        budget.success(0)
+        return answer
+    async def adecided(x):
+        budget.call()
+        start = clock()
+        if start >= deadline: raise TimeoutError
+        permit = breaker.acquire(start / 1e9)
+        reservation = ledger.reserve(1000)
+        answer = await run.env.abounded(lambda: awork(x), 12.0)
+        end = clock()
+        ledger.settle(reservation, 10)
+        breaker.settle(permit, "success", end / 1e9, duration_s=(end - start) / 1e9)
+        budget.success(0)
+        return answer
     def guarded(x): return run.tool(work, {"x": x}, idempotent=True)
-    for f in (decided, guarded):
+    def timed(f):
         for i in range(200): f(i)
         a = time.perf_counter_ns()
         for i in range(n): f(i + 1000)
         print((time.perf_counter_ns() - a) / n)
+    async def atimed(f):
+        for i in range(200): await f(i)
+        a = time.perf_counter_ns()
+        for i in range(n): await f(i + 1000)
+        print((time.perf_counter_ns() - a) / n)
+    timed(decided); timed(guarded); asyncio.run(atimed(adecided))
 """
 
 
 def measure(python: Path, code: str, calls: int) -> list[float]:
-    """Return the two figures a script prints, nanoseconds a call."""
+    """Return the three figures a script prints, nanoseconds a call."""
     with tempfile.TemporaryDirectory() as here:
         done = subprocess.run(
             [str(python), "-c", code, str(calls)], capture_output=True, text=True, check=True,
@@ -105,18 +143,12 @@ def main() -> None:
         (measure(Path(sys.executable), OURS, options.calls), measure(theirs, PEER, options.calls))
         for _ in range(options.rounds)
     ]
-    line = {
-        "benchmark": "guard",
-        "policy_ns": round(statistics.median(a[0] for a, _ in rounds)),
-        "tenacity_pybreaker_ns": round(statistics.median(b[0] for _, b in rounds)),
-        "policy_ratio": round(statistics.median(a[0] / b[0] for a, b in rounds), 3),
-        "policy_goal": 0.03,
-        "guarded_ns": round(statistics.median(a[1] for a, _ in rounds)),
-        "with_otel_ns": round(statistics.median(b[1] for _, b in rounds)),
-        "guarded_ratio": round(statistics.median(a[1] / b[1] for a, b in rounds), 3),
-        "guarded_goal": 0.8,
-        "rounds": options.rounds,
-    }
+    line = {"benchmark": "guard", "rounds": options.rounds}
+    for i, (name, goal) in enumerate([("policy", 0.03), ("guarded", 0.8), ("async", 0.06)]):
+        line[f"{name}_ns"] = round(statistics.median(ours[i] for ours, _ in rounds))
+        line[f"{name}_peer_ns"] = round(statistics.median(peer[i] for _, peer in rounds))
+        ratio = statistics.median(ours[i] / peer[i] for ours, peer in rounds)
+        line |= {f"{name}_ratio": round(ratio, 3), f"{name}_goal": goal}
     print(json.dumps(line))
 
 
