@@ -50,7 +50,7 @@ def test_recursive_values_end():
     """A list that holds itself has a finite spelling."""
     loop: list[object] = []
     loop.append(loop)
-    assert "too deep" in canonical_text(loop)
+    assert "cycle" in canonical_text(loop)
 
 
 def test_digests_differ_by_value_and_by_key():
@@ -63,3 +63,17 @@ def test_an_unknown_asset_lists_what_there_is():
     """The error names the files next to the missing one."""
     with pytest.raises(UsageError, match=r"release\.toml"):
         asset("data", "gates", "nope.toml")
+
+
+def test_a_cycle_and_a_number_too_long_are_named():
+    """What JSON cannot carry is said, at once, and never raised."""
+    ring = []
+    ring += [ring, {"me": ring}, 10**5000, {10**5000: object()}]
+    assert canonical_json(ring) == (
+        b'["<cycle>",{"me":"<cycle>"},"<integer of 16610 bits>",'
+        b'{"<integer of 16610 bits>":"<object>"}]'
+    )
+    wide = [1]
+    for _ in range(40):
+        wide = [wide, wide, object()]
+    assert b"<too much>" in canonical_json(wide)

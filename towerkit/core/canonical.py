@@ -29,30 +29,50 @@ def canonical_json(value: Any) -> bytes:
     try:
         return _encode_json(value)
     except Exception:  # noqa: BLE001  a dataclass may hold anything: then type names stand for it
-        text = json.dumps(_plain(value, [_MOST]), sort_keys=True, separators=(",", ":"))
+        text = json.dumps(_Plain().of(value), sort_keys=True, separators=(",", ":"))
         return text.encode()
 
 
-# The most values of an object that msgspec refuses: a small cycle can unfold into more than fits.
-_MOST = 100_000
+# The most values and levels of an object that msgspec refuses, and the longest integer in bits
+# (Python spells no longer one): what is beyond is named, not written.
+_MOST, _DEEPEST, _LONGEST = 100_000, 60, 14_000
 
 
-def _plain(value: Any, left: list[int], depth: int = 0) -> Any:
-    """Return `value` as JSON can carry it, asking none of its methods: they are the user's."""
-    kind, left[0] = type(value), left[0] - 1
-    if value is None or issubclass(kind, bool | str | int | float):
-        return _scalar(value, kind)
-    if depth > 60 or left[0] < 0:
-        return "<too deep>" if depth > 60 else "<too much>"
-    if issubclass(kind, dict):
-        return {_key(k): _plain(v, left, depth + 1) for k, v in dict.items(value)}
-    if issubclass(kind, msgspec.Struct):
-        return {f: _plain(getattr(value, f), left, depth + 1) for f in kind.__struct_fields__}
-    items = _items(value, kind)
-    if items is None:
-        return f"<{kind.__qualname__}>"
-    found = [_plain(v, left, depth + 1) for v in items]
-    return sorted(found, key=repr) if issubclass(kind, set | frozenset) else found
+class _Plain:
+    """One value, made into what JSON can carry without asking any method: they are the user's."""
+
+    def __init__(self) -> None:
+        self._left = _MOST
+        self._above: set[int] = set()  # ids of the containers around the one that is looked at
+
+    def of(self, value: Any) -> Any:
+        """Return `value` as JSON can carry it."""
+        kind = type(value)
+        self._left -= 1
+        if value is None or issubclass(kind, bool | str | int | float):
+            return _scalar(value, kind)
+        if self._left < 0:
+            return "<too much>"
+        if id(value) in self._above:
+            return "<cycle>"
+        if len(self._above) >= _DEEPEST:
+            return "<too deep>"
+        self._above.add(id(value))
+        try:
+            return self._container(value, kind)
+        finally:
+            self._above.discard(id(value))
+
+    def _container(self, value: Any, kind: type) -> Any:
+        if issubclass(kind, dict):
+            return {_key(k): self.of(v) for k, v in dict.items(value)}
+        if issubclass(kind, msgspec.Struct):
+            return {f: self.of(getattr(value, f)) for f in kind.__struct_fields__}
+        items = _items(value, kind)
+        if items is None:
+            return f"<{kind.__qualname__}>"
+        found = [self.of(v) for v in items]
+        return sorted(found, key=repr) if issubclass(kind, set | frozenset) else found
 
 
 def _scalar(value: Any, kind: type) -> Any:
@@ -61,9 +81,11 @@ def _scalar(value: Any, kind: type) -> Any:
     if issubclass(kind, str):
         return str.__str__(value)
     if issubclass(kind, int):
-        return int.__int__(value)
-    number = float.__float__(value)
-    return number if math.isfinite(number) else repr(number)
+        number = int.__int__(value)
+        bits = number.bit_length()
+        return number if bits <= _LONGEST else f"<integer of {bits} bits>"
+    real = float.__float__(value)
+    return real if math.isfinite(real) else repr(real)
 
 
 def _items(value: Any, kind: type) -> Iterator[Any] | None:
@@ -79,7 +101,7 @@ def _key(key: Any) -> str:
     if issubclass(kind, str):
         return str.__str__(key)
     if issubclass(kind, int) and kind is not bool:
-        return int.__repr__(int.__int__(key))
+        return str(_scalar(key, kind))
     return f"<{kind.__qualname__}>"
 
 
@@ -91,7 +113,7 @@ def ordered_json(value: Any) -> bytes:
     try:
         return msgspec.json.encode(value)
     except Exception:  # noqa: BLE001  as above
-        return json.dumps(_plain(value, [_MOST]), separators=(",", ":")).encode()
+        return json.dumps(_Plain().of(value), separators=(",", ":")).encode()
 
 
 def canonical_text(value: Any) -> str:

@@ -61,6 +61,22 @@ def whole(value: Any) -> int | None:
     return None
 
 
+# Exceptions that say what their arguments say, and would ask any object for its text.
+_PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
+_OF_ARGUMENTS: tuple[Any, ...] = (BaseException.__str__, KeyError.__str__)
+
+
+def _of_arguments(error: Any) -> str:
+    args: Any = get(error, "args")
+    if not is_a(args, tuple):
+        return ""
+    # The usual exception carries its text as its one argument: no copy of it is made.
+    if len(args) == 1 and is_a(args[0], str):
+        return str.__getitem__(args[0], slice(0, LIMIT))
+    said = [str(a) if type(a) in _PLAIN else kind_of(a) for a in args[:20]]
+    return ", ".join(said)[:LIMIT]
+
+
 def text_of(value: Any) -> str:
     """Return the first `LIMIT` characters of what a text, bytes or an exception says."""
     try:
@@ -68,12 +84,8 @@ def text_of(value: Any) -> str:
             return str.__getitem__(value, slice(0, LIMIT))
         if is_a(value, bytes | bytearray | memoryview):
             return bytes(memoryview(value)[:LIMIT]).decode("utf-8", "replace")
-        args: Any = get(value, "args") if is_a(value, BaseException) else ()
-        # The usual exception carries its text as its one argument: no copy of it is made.
-        if is_a(args, tuple) and len(args) == 1 and is_a(args[0], str):
-            own: Any = type(value).__str__
-            said = args[0] if own is BaseException.__str__ else str(value)
-            return str.__getitem__(said, slice(0, LIMIT))
+        if type(value).__str__ in _OF_ARGUMENTS:
+            return _of_arguments(value)
         return str.__getitem__(str(value), slice(0, LIMIT))
     except _ANY:
         return ""

@@ -269,6 +269,13 @@ def _response_fields(response: Response) -> dict[str, Any]:
     }
 
 
+def _is_coroutine_function(fn: Any) -> bool:
+    try:
+        return inspect.iscoroutinefunction(fn)
+    except Exception:  # noqa: BLE001  a callable object may raise when it is looked at
+        return False
+
+
 class ToolCall:
     """What is particular to a tool call."""
 
@@ -316,7 +323,7 @@ class ToolCall:
         return self._fn(**self._arguments)
 
     async def arun(self, state: CallState, timeout_s: float) -> Any:
-        if inspect.iscoroutinefunction(self._fn):
+        if _is_coroutine_function(self._fn):
             return await self._fn(**self._arguments)
         return await self._run.env.in_thread(lambda: self._fn(**self._arguments))
 

@@ -43,6 +43,7 @@ from towerkit.reliability.policy import (
     Waited,
     decide,
 )
+from towerkit.reliability.probe import is_a
 from towerkit.reliability.taxonomy import TAXONOMY
 from towerkit.runtime.calls import Call, StreamCall
 from towerkit.runtime.executor import Attempt, Executor
@@ -103,6 +104,15 @@ class Deliver(msgspec.Struct, frozen=True):
     piece: str
 
 
+class Raised(msgspec.Struct, frozen=True):
+    """What a call ends with instead of an answer: the driver raises it.
+
+    A generator cannot raise everything a tool can: `StopIteration` would come out as another error.
+    """
+
+    error: BaseException
+
+
 END = object()
 Step = Try | Sleep | Fresh | Next | Deliver
 Steps = Generator[Step, Any, Any]
@@ -120,7 +130,7 @@ def drive(steps: Steps, executor: Executor, env: Env) -> Any:
             else:
                 step = steps.send(result)
     except StopIteration as done:
-        return done.value
+        return _outcome(done.value)
 
 
 def drive_stream(steps: Steps, executor: Executor, env: Env) -> Generator[str, None, Response]:
@@ -138,7 +148,13 @@ def drive_stream(steps: Steps, executor: Executor, env: Env) -> Generator[str, N
             else:
                 step = steps.send(result)
     except StopIteration as done:
-        return done.value  # type: ignore[no-any-return]
+        return _outcome(done.value)  # type: ignore[no-any-return]
+
+
+def _outcome(value: Any) -> Any:
+    if type(value) is Raised:
+        raise value.error
+    return value
 
 
 def _perform(step: Step, executor: Executor, env: Env) -> Any:
@@ -165,7 +181,7 @@ async def adrive(steps: Steps, executor: Executor, env: Env) -> Any:
             else:
                 step = steps.send(result)
     except StopIteration as done:
-        return done.value
+        return _outcome(done.value)
 
 
 async def adrive_stream(
@@ -185,7 +201,7 @@ async def adrive_stream(
             else:
                 step = steps.send(result)
     except StopIteration as done:
-        answer: Response = done.value
+        answer: Response = _outcome(done.value)
     yield answer
 
 
@@ -249,11 +265,11 @@ class Guard:
         try:
             value = yield from self._until_done()
         except BaseException as error:
-            call.learn(None, None)
-            run.end_span(span, error, operation=self._state.operation,
-                         simulated=call.simulated(self._state))  # fmt: skip
-            run.recorder.flush()
+            self._end(error)
             raise
+        if type(value) is Raised:
+            self._end(value.error)
+            return value
         call.learn(value, self._answer)
         self._tower.retry_budget.success(self._retry_cost)
         if self._state.tier:
@@ -261,6 +277,14 @@ class Guard:
         run.end_span(span, None, failure=self._failure, simulated=call.simulated(self._state))
         run.recorder.flush()
         return value
+
+    def _end(self, error: BaseException) -> None:
+        call, state = self._call, self._state
+        call.learn(None, None)
+        self._run.end_span(
+            self._span, error, operation=state.operation, simulated=call.simulated(state)
+        )
+        self._run.recorder.flush()
 
     def _until_done(self) -> Steps:
         circling = self._run.progress.before(self._digest, tool=self._state.operation == "tool")
@@ -304,7 +328,7 @@ class Guard:
         return DeadlineExceeded(f"the run's {self._policy.deadline_s:g} s are up")
 
     def _give_up(self, reason: str) -> Any:
-        """Raise the last original exception, with the tower attached.
+        """Return the last original exception, with the tower attached, to be raised.
 
         Where the last answer itself said that it failed, there is none: the agent gets the answer,
         as it would without the guard, and the spans say what it was.
@@ -318,12 +342,14 @@ class Guard:
                 f"the call was not made: {TAXONOMY[reason].summary}", error_class=reason
             )
         name = self._failure.error_class if self._failure else reason
-        with contextlib.suppress(AttributeError, TypeError):  # slots: the original matters more
+        with contextlib.suppress(
+            Exception
+        ):  # slots, or a setter of its own: the error matters more
             error.tower = Control(  # type: ignore[attr-defined]
                 run_id=self._run.run_id, error_class=name, attempts=self._state.tries,
                 decision=reason,
             )  # fmt: skip
-        raise error
+        return Raised(error)
 
     # -- one attempt -----------------------------------------------------------------------------
 
@@ -359,7 +385,7 @@ class Guard:
             failure = call.flaw(value)
         except Exception as raised:  # noqa: BLE001  decided upon below, and re-raised if it must be
             value = None
-            late = isinstance(raised, AttemptTimeout) and what.timeout_s >= left
+            late = is_a(raised, AttemptTimeout) and what.timeout_s >= left
             error = self._late() if late else raised
             failure = call.judge(error, run.env.wall_ns() / NANO)
         except BaseException as raised:

@@ -28,11 +28,21 @@ from towerkit.cost.ledger import NANO, Ledger
 from towerkit.faults.plan import FaultPlan
 from towerkit.reliability.classify import Failure, classify
 from towerkit.reliability.policy import CallState
+from towerkit.reliability.probe import get, is_a, text_of
 from towerkit.reliability.progress import Progress
 from towerkit.reliability.taxonomy import TAXONOMY
 from towerkit.runtime.calls import Call, ModelCall, StreamCall, ToolCall
 from towerkit.runtime.executor import Attempt, Executor, Live
-from towerkit.runtime.guard import Control, Guard, Steps, adrive, adrive_stream, drive, drive_stream
+from towerkit.runtime.guard import (
+    Control,
+    Guard,
+    Raised,
+    Steps,
+    adrive,
+    adrive_stream,
+    drive,
+    drive_stream,
+)
 from towerkit.telemetry.journal import Journal
 from towerkit.telemetry.recorder import OpenSpan, Recorder
 
@@ -259,15 +269,15 @@ class Run:
                     error_type=failure.error_type, simulated=simulated,
                 )  # fmt: skip
             return "completed"
-        tower = getattr(error, "tower", None)
+        tower = get(error, "tower")
         failure = failure or classify(error, operation=operation)
-        name = tower.error_class if isinstance(tower, Control) else failure.error_class
-        if span.kind == "run" and not isinstance(tower, Control):
-            name = name if isinstance(error, ControlError) or name == "cancelled" else "agent_bug"
+        name = tower.error_class if is_a(tower, Control) else failure.error_class
+        if span.kind == "run" and not is_a(tower, Control):
+            name = name if is_a(error, ControlError) or name == "cancelled" else "agent_bug"
         cancelled = name == "cancelled"
         self.recorder.end(
             span, mono_ns=mono, status="cancelled" if cancelled else "error",
-            error_class=name, error_type=failure.error_type, error_message=_message(error),
+            error_class=name, error_type=failure.error_type, error_message=text_of(error),
             simulated=simulated,
         )  # fmt: skip
         if span.kind == "run":
@@ -447,6 +457,8 @@ class Run:
     ) -> Steps:  # fmt: skip
         for _ in range(1 + CORRECTIONS):
             answer = yield from self._model_steps(messages, tools, max_tokens, temperature)
+            if type(answer) is Raised:
+                return answer
             problem = None if check is None or answer.tool_calls else check(answer)
             if problem is None:
                 return answer
@@ -484,8 +496,9 @@ class Run:
         self, fn: Callable[..., Any], arguments: Mapping[str, Any] | None, *, idempotent: bool,
         name: str | None, timeout_s: float | None, call_id: str | None,
     ) -> Steps:  # fmt: skip
-        tool_name: str = name or getattr(fn, "__name__", None) or "tool"
-        args = dict(arguments or {})
+        own = get(fn, "__name__") if name is None else name
+        tool_name = own if type(own) is str and own else "tool"
+        args = {} if arguments is None else dict(arguments)
         digest = self.recorder.content({"tool": tool_name, "arguments": args}) or "0" * 32
         call = ToolCall(self, fn, args, tool_name, digest, timeout_s, call_id)
         guard = Guard(self, call, _TOOL_STATES[bool(idempotent)], digest)
@@ -520,15 +533,6 @@ class Run:
     def record_reading(self, kind: str, name: str, *, value: Any) -> None:
         """Write a reading that was not the agent's, such as a refusal of the retry budget."""
         self._reading(kind, name, self.recorder.content(value), self.env.mono_ns())
-
-
-def _message(error: BaseException) -> str:
-    try:
-        return str(error)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # noqa: BLE001  a user object's __str__ may raise anything; its type is kept
-        return "<no text: __str__ raised>"
 
 
 def _iso(unix_ns: int) -> str:
