@@ -93,3 +93,13 @@ def test_system_secrets_are_not_the_seeded_stream():
     a, b = SystemEnv(1), SystemEnv(1)
     assert a.bits(64) == b.bits(64)
     assert a.secret_bytes(16, purpose="x") != b.secret_bytes(16, purpose="x")
+
+
+def test_the_shortest_wait_moves_the_simulated_clock():
+    """Rounded down, a call throttled for half a nanosecond more would ask for ever."""
+    env = VirtualEnv(1)
+    env.sleep(1e-10)
+    assert env.mono_ns() == 1
+    env.sleep(0.0)
+    env.sleep(-5.0)
+    assert env.mono_ns() == 1

@@ -245,7 +245,8 @@ class VirtualEnv(_Seeded):
 
     def sleep(self, seconds: float) -> None:
         """Move the clock; stop at the innermost time-out that the wait would cross."""
-        target = self._now_ns + max(0, round(seconds * 1e9))
+        # Up, so that whoever waits for the rest of a wait gets somewhere: half a nanosecond is one.
+        target = self._now_ns + max(0, math.ceil(seconds * 1e9))
         limit = min(self._limits, default=None)
         if limit is not None and target > limit:
             self._now_ns = max(self._now_ns, limit)
