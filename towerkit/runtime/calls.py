@@ -9,7 +9,7 @@ attempt was charged. It decides nothing.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -17,7 +17,7 @@ import msgspec
 from towerkit.core.canonical import canonical_json
 from towerkit.core.types import Model, Request, Response, Usage
 from towerkit.cost.prices import Price, price
-from towerkit.reliability.classify import Failure
+from towerkit.reliability.classify import Failure, classify
 from towerkit.reliability.policy import CallState
 from towerkit.reliability.taxonomy import TAXONOMY
 from towerkit.runtime.executor import Attempt
@@ -61,18 +61,24 @@ class Call(Protocol):
     def tape_value(self, value: Any) -> Any:
         """Return what the tape keeps of an answer."""
 
+    def judge(self, error: BaseException, now_unix_s: float) -> Failure:
+        """Return which row of the taxonomy an attempt's error is."""
+
 
 class ModelCall:
-    """What is particular to a model call."""
+    """What is particular to a model call. `models` are its tiers, the tower's unless given."""
 
-    def __init__(self, run: Run, request: Request, digest: str) -> None:
+    def __init__(
+        self, run: Run, request: Request, digest: str, *, models: Sequence[Model] | None = None
+    ) -> None:
         self._run, self._request, self._digest = run, request, digest
+        self._models = run.tower.models if models is None else models
         self.fallback_reason: str | None = None
         # About four characters a token; a third more so that the reservation is an upper bound.
         self._input_estimate = len(canonical_json([request.messages, request.tools])) // 3 + 16
 
     def _model(self, state: CallState) -> Model:
-        return self._run.tower.models[state.tier]
+        return self._models[state.tier]
 
     def simulated(self, state: CallState) -> bool:
         return self._model(state).simulated
@@ -80,7 +86,7 @@ class ModelCall:
     def describe(self, span: OpenSpan, state: CallState) -> None:
         model = self._model(state)
         span.fields.update(
-            gen_ai_request_model=self._run.tower.models[0].name,
+            gen_ai_request_model=self._models[0].name,
             gen_ai_provider_name=model.provider,
             fallback_tier=state.tier,
             fallback_reason=self.fallback_reason,
@@ -166,12 +172,17 @@ class ModelCall:
     def tape_value(self, value: Response | None) -> Any:
         return msgspec.to_builtins(value)
 
+    def judge(self, error: BaseException, now_unix_s: float) -> Failure:
+        return classify(error, operation="model", now_unix_s=now_unix_s)
+
 
 class StreamCall(ModelCall):
     """A model call whose answer comes in pieces. `pieces` are those that came so far."""
 
-    def __init__(self, run: Run, request: Request, digest: str) -> None:
-        super().__init__(run, request, digest)
+    def __init__(
+        self, run: Run, request: Request, digest: str, *, models: Sequence[Model] | None = None
+    ) -> None:
+        super().__init__(run, request, digest, models=models)
         self.pieces: list[str] = []
 
     def what(self, state: CallState, path: str, seq: int, timeout_s: float) -> Attempt:
@@ -278,3 +289,6 @@ class ToolCall:
 
     def tape_value(self, value: Any) -> Any:
         return {"result": value}
+
+    def judge(self, error: BaseException, now_unix_s: float) -> Failure:
+        return classify(error, operation="tool", now_unix_s=now_unix_s)

@@ -307,9 +307,7 @@ class Guard:
         except Exception as raised:  # noqa: BLE001  decided upon below, and re-raised if it must be
             late = isinstance(raised, AttemptTimeout) and what.timeout_s >= left
             error = self._late() if late else raised
-            failure = classify(
-                error, operation=state.operation, now_unix_s=run.env.wall_ns() / NANO
-            )
+            failure = call.judge(error, run.env.wall_ns() / NANO)
         except BaseException as raised:
             self._abandon(key, span, raised, admitted, what, start)
             raise

@@ -199,15 +199,18 @@ class Run:
 
     def end_span(
         self, span: OpenSpan, error: BaseException | None, *, operation: str = "agent",
-        simulated: bool = False,
+        simulated: bool = False, failure: Failure | None = None,
     ) -> str:  # fmt: skip
-        """End a span, with its error if there is one; return the run status that follows."""
+        """End a span, with its error if there is one; return the run status that follows.
+
+        `failure` is what the error has been judged to be; without it, it is judged here.
+        """
         simulated = simulated or self.env.kind == "virtual"
         if error is None:
             self.recorder.end(span, mono_ns=self.env.mono_ns(), simulated=simulated)
             return "completed"
         tower = getattr(error, "tower", None)
-        failure = classify(error, operation=operation)
+        failure = failure or classify(error, operation=operation)
         name = tower.error_class if isinstance(tower, Control) else failure.error_class
         if span.kind == "run" and not isinstance(tower, Control):
             name = name if isinstance(error, ControlError) or name == "cancelled" else "agent_bug"
@@ -432,7 +435,7 @@ class Run:
             response_digest=response, outcome="ok" if failure is None else failure.error_class,
             start_mono_ns=start, end_mono_ns=self.env.mono_ns(), span=span, chunks=chunks,
         )  # fmt: skip
-        self.end_span(span, error, operation=what.kind, simulated=simulated)
+        self.end_span(span, error, operation=what.kind, simulated=simulated, failure=failure)
         return response
 
     def record_reading(self, kind: str, name: str, *, value: Any) -> None:
