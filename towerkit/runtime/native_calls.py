@@ -9,12 +9,13 @@ made beside it. What has no plain form never counts as a repeated request or ans
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from towerkit.core.errors import UsageError
 from towerkit.core.types import Model, Request, Response
 from towerkit.reliability.classify import Failure
 from towerkit.reliability.policy import CallState
@@ -57,6 +58,15 @@ class Passed(msgspec.Struct, frozen=True):
     """An exception that is no failure: a framework's way to say what happens next."""
 
     error: BaseException
+
+
+def tool_names(idempotent: Collection[str]) -> frozenset[str]:
+    """Return the names of tools that may be run twice; raise `UsageError` for anything else."""
+    if isinstance(idempotent, str | bool) or not all(isinstance(n, str) for n in idempotent):
+        raise UsageError(
+            f"expected idempotent as a set of names, such as {{'search'}}, got {idempotent!r}"
+        )
+    return frozenset(idempotent)
 
 
 def unwrapped(value: Any) -> Any:
