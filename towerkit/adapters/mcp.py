@@ -18,7 +18,6 @@ from towerkit.reliability.policy import CallState
 from towerkit.reliability.probe import get, kind_of, text_of, whole
 from towerkit.reliability.taxonomy import TAXONOMY
 from towerkit.runtime.guard import adrive
-from towerkit.runtime.native import plain
 from towerkit.runtime.native_calls import FunctionCall, open_run, tool_names
 from towerkit.telemetry.recorder import OpenSpan
 
@@ -104,7 +103,7 @@ class _GuardedSession:
                 name, arguments, read_timeout_seconds, *args, meta=dict(with_meta), **options
             )
 
-        with open_run(self._tower, name, plain(shown)[0]) as (run, done):
+        with open_run(self._tower, name, shown) as (run, done):
             call = _McpCall(
                 run, once, name=name, server=self._server, shown=shown, meta=meta, cut_s=cut_s
             )

@@ -140,7 +140,7 @@ def _guarded(
         @functools.wraps(fn)
         async def acall(*args: P.args, **kwargs: P.kwargs) -> Any:
             given = given_by(args, kwargs)
-            with open_run(tower, name, plain(given.shown)[0]) as (run, done):
+            with open_run(tower, name, given.shown) as (run, done):
                 answer = await adrive(steps(run, given), run.executor, run.env)
                 done(answer)
                 return answer
@@ -150,7 +150,7 @@ def _guarded(
     @functools.wraps(fn)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         given = given_by(args, kwargs)
-        with open_run(tower, name, plain(given.shown)[0]) as (run, done):
+        with open_run(tower, name, given.shown) as (run, done):
             answer: R = drive(steps(run, given), run.executor, run.env)
             done(answer)
             return answer

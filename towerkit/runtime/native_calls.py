@@ -34,12 +34,12 @@ NO_DIGEST = "0" * 32  # what stands for a request when the redactor keeps nothin
 
 @contextmanager
 def open_run(tower: Tower, name: str, task: Any) -> Iterator[tuple[Run, Callable[[Any], None]]]:
-    """Yield the tower's open run and what takes the result; outside any, open one of its own."""
+    """Yield the tower's open run and what takes the result; outside any, open one for `task`."""
     run = tower.current()
     if run is not None:
         yield run, _ignore
         return
-    with tower.run(name, task=task) as own:
+    with tower.run(name, task=plain(task)[0]) as own:
         yield own, lambda result: finish(own, result)
 
 
