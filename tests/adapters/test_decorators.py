@@ -411,3 +411,26 @@ def test_types_are_kept_for_strict_users(tmp_path):
     assert len(errors) == 2, out
     assert 'incompatible type "str"; expected "int"' in errors[0]
     assert 'Missing named argument "idempotent"' in errors[1]
+
+
+def test_a_task_that_outlives_its_run_gets_runs_of_its_own(tmp_path):
+    """What is called after the run was sealed is not lost in it."""
+    tower = real_tower(tmp_path)
+
+    @tower.tool(idempotent=True)
+    async def look_up(order):
+        return order
+
+    async def later(sealed):
+        await sealed.wait()
+        return await look_up(7)
+
+    async def main():
+        sealed = asyncio.Event()
+        with tower.run("orders"):
+            task = asyncio.create_task(later(sealed))
+        sealed.set()
+        return await task
+
+    assert asyncio.run(main()) == 7
+    assert [p.manifest["identity"]["scenario"] for p in packs(tower)] == ["orders", "look_up"]
