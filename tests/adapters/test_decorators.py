@@ -163,13 +163,16 @@ def test_objects_without_a_plain_form_never_look_like_a_loop(tmp_path):
     tower = make_tower(tmp_path)
 
     @tower.tool(idempotent=True)
-    def use(handle):
-        return handle
+    def use(handle, answer=None):
+        return answer or handle
 
+    give = tower.tool(idempotent=True, name="give")(threading.Lock)
     with tower.run("loop") as run:
         for _ in range(5):
             handle = threading.Lock()
             assert use(handle) is handle
+            assert use(handle, "same") == "same"
+            assert give() is not handle
         answers = [use("same") for _ in range(3)]
         with pytest.raises(NoProgress):
             use("same")
@@ -373,6 +376,15 @@ def test_an_agents_run_has_its_arguments_and_its_answer(tmp_path):
     assert len(spans(first, "call")) == 1
     with pytest.raises(Broken):
         handle(13)
+
+
+def test_a_result_that_json_cannot_carry_is_returned_and_not_recorded(tmp_path):
+    """Nothing stands in its place: the run has no output."""
+    tower = make_tower(tmp_path)
+    made = tower.agent("orders")(threading.Lock)()
+    assert made.acquire(blocking=False)
+    (root,) = spans(only_pack(tower), "run")
+    assert root["response_digest"] is None
 
 
 TYPED = """

@@ -395,3 +395,18 @@ def test_one_node_can_be_guarded_by_itself(tmp_path, way):
         assert way(graph, {"order": 7})["seen"][0] == "done"
     assert len(calls) == 2
     assert [s["name"] for s in spans(run.pack, "step")] == list(nodes)
+
+
+def test_a_guarded_runnable_that_is_streamed_is_a_step_as_well(tmp_path):
+    """Plain and awaited, piece by piece or through a chain: nothing goes round the step."""
+    tower = real_tower(tmp_path)
+    node = guard_node(tower, RunnableLambda(note), name="note")
+
+    async def astreamed(runnable):
+        return [piece async for piece in runnable.astream({"order": 7})]
+
+    with tower.run("orders") as run:
+        for runnable in (node, RunnableLambda(lambda state: state) | node):
+            assert list(runnable.stream({"order": 7})) == [{"seen": ["note 7"]}]
+            assert asyncio.run(astreamed(runnable)) == [{"seen": ["note 7"]}]
+    assert len(spans(run.pack, "step")) == 4

@@ -26,7 +26,7 @@ class Server:
 
     def __init__(self, *, fails=0, code=None):
         """Fail `fails` times: by an MCP error where `code` is given, else by `isError`."""
-        self.hits, self.metas = 0, []
+        self.hits, self.metas, self.late_s = 0, [], 5.0
         self._fails, self._code = fails, code
         self.mcp = MCPServer("desk")
         self.mcp.tool(annotations=ToolAnnotations(idempotent_hint=True))(self.look_up)
@@ -45,7 +45,7 @@ class Server:
     async def wait(self) -> str:
         """Answer late."""
         self.hits += 1
-        await asyncio.sleep(5)
+        await asyncio.sleep(self.late_s)
         return "late"
 
 
@@ -206,6 +206,14 @@ def test_a_time_out_leaves_the_outcome_unknown(tmp_path, way):
         guarded(tower, server, lambda s: s.call_tool("wait", None, 0.05), way=way)
     assert own.value.tower.error_class == "tool_timeout"
     assert server.hits == 2
+
+
+def test_a_call_may_take_as_long_as_it_was_given(tmp_path):
+    """`read_timeout_seconds` of a call holds instead of the policy's bound, longer ones too."""
+    tower, server = real_tower(tmp_path, policy=Policy(attempt_timeout_s=0.02)), Server()
+    server.late_s = 0.1
+    result = guarded(tower, server, lambda s: s.call_tool("wait", None, 3.0))
+    assert result.content[0].text == "late"
 
 
 def test_a_server_that_is_down_is_left_alone_and_one_bad_tool_is_not_the_server(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+from contextlib import asynccontextmanager
 
 import pytest
 from pydantic_ai import Agent, ModelRetry, RunContext
@@ -12,6 +13,7 @@ from pydantic_ai.direct import model_request, model_request_stream
 from pydantic_ai.exceptions import (
     ApprovalRequired,
     CallDeferred,
+    FallbackExceptionGroup,
     ModelAPIError,
     ModelHTTPError,
     ModelRequestTimeout,
@@ -22,6 +24,7 @@ from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.models.test import TestModel
+from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.providers.openai import OpenAIProvider
 from pydantic_ai.tools import DeferredToolRequests
 from pydantic_ai.toolsets import FunctionToolset
@@ -200,22 +203,24 @@ def test_a_request_that_takes_too_long_is_cut_and_tried_again(tmp_path, way):
 
 
 @WAYS
-def test_pydantic_ais_own_deadline_still_holds(tmp_path, way):
+@pytest.mark.parametrize("fallback", [False, True])
+def test_pydantic_ais_own_deadline_still_holds(tmp_path, way, fallback):
     """`request_timeout` of the settings ends a request; its attempt is recorded as cancelled."""
     tower = real_tower(tmp_path)
 
     async def main():
-        agent = Agent(TowerModel(tower, openai_model(server)))
+        model = TowerModel(tower, openai_model(server))
         settings = {"request_timeout": 0.2}
-        async with agent:
+        async with Agent(FallbackModel(model) if fallback else model) as agent:
             if way is asked:
                 await agent.run("hello", model_settings=settings)
             else:
                 async with agent.run_stream("hello", model_settings=settings) as result:
                     await result.get_output()
 
-    stall = Stall(at_chunk=None if way is asked else 2)
-    with FaultServer(default=stall) as server, pytest.raises(ModelRequestTimeout):
+    raised = FallbackExceptionGroup if fallback and way is asked else ModelRequestTimeout
+    stall = Reply(text=LONG).with_(Stall(at_chunk=None if way is asked else 2))
+    with FaultServer(default=stall) as server, pytest.raises(raised):
         asyncio.run(main())
     assert "cancelled" in {a["status"] for a in spans(only_pack(tower), "attempt")}
 
@@ -453,3 +458,40 @@ def test_what_cannot_be_is_said_in_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pydantic_ai.models.wrapper", None)
     with pytest.raises(UsageError, match="pip install pydantic-ai-slim"):
         _ = adapter.TowerModel
+
+
+class Watched(WrapperModel):
+    """A model whose first stream breaks before its first event; it notes how streams are left."""
+
+    def __init__(self, wrapped, left):
+        """Note into `left`."""
+        super().__init__(wrapped)
+        self.left = left
+
+    @asynccontextmanager
+    async def request_stream(self, *args):
+        """Open the wrapped stream, and break the first one."""
+        try:
+            async with self.wrapped.request_stream(*args) as stream:
+                if not self.left:
+                    stream._get_event_iterator = self._broken
+                yield stream
+        except ConnectionResetError as error:
+            self.left.append(type(error))
+            raise
+        self.left.append(None)
+
+    async def _broken(self):
+        raise ConnectionResetError("gone")
+        yield
+
+
+def test_a_stream_that_is_given_up_is_left_with_its_error_before_the_next_is_opened(tmp_path):
+    """A connection is not held while the guard waits, and each stream is left exactly once."""
+    left = []
+    tower = real_tower(tmp_path, policy=QUICK)
+    assert streamed(TowerModel(tower, Watched(TestModel(), left))).text
+    assert left == [ConnectionResetError, None]
+    assert [a["error_class"] for a in spans(only_pack(tower), "attempt")] == [
+        "stream_interrupted", None,
+    ]  # fmt: skip

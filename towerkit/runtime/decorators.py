@@ -175,7 +175,7 @@ def _binder(
             f"{here} cannot guard the generator {_name_of(fn)}: an answer in pieces goes through "
             "run.stream or run.astream, or the function returns the whole of it"
         )
-    signature = inspect.signature(fn)
+    signature = _signature(fn)
     first = next(iter(signature.parameters), "")
     owner = first if first in {"self", "cls"} else None
 
@@ -188,6 +188,13 @@ def _binder(
         return _Given(call, _named(signature, bound.arguments, owner), misfit=False)
 
     return bind
+
+
+def _signature(fn: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(fn)
+    except ValueError:  # some built-in functions do not tell theirs
+        return inspect.signature(lambda *args, **kwargs: (args, kwargs))
 
 
 def _named(
