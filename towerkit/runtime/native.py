@@ -56,6 +56,10 @@ def _plain(value: Any, count: _Count, depth: int) -> Any:
 
 
 def _known(value: Any, count: _Count, depth: int) -> Any:
+    if type(value) is dict:  # what most values are, first
+        return {_key(k): _plain(v, count, depth) for k, v in value.items()}
+    if is_a(value, list | tuple):
+        return [_plain(v, count, depth) for v in value]
     if is_a(value, enum.Enum):
         return _plain(value.value, count, depth)
     for kind in (str, int, float):
@@ -63,18 +67,22 @@ def _known(value: Any, count: _Count, depth: int) -> Any:
             return kind(value)
     if is_a(value, Mapping):
         return {_key(k): _plain(v, count, depth) for k, v in value.items()}
-    if is_a(value, list | tuple):
-        return [_plain(v, count, depth) for v in value]
     if is_a(value, set | frozenset):
         return sorted((_plain(v, count, depth) for v in value), key=canonical_json)
-    if is_a(value, msgspec.Struct):
-        return {f: _plain(getattr(value, f), count, depth) for f in value.__struct_fields__}
     if callable(get(type(value), "model_dump")):
         return _plain(_dumped(value), count, depth)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        shown = [f.name for f in dataclasses.fields(value) if f.repr]
-        return {name: _plain(getattr(value, name), count, depth) for name in shown}
-    return _leaf(value)
+    names = _field_names(value)
+    if names is None:
+        return _leaf(value)
+    return {name: _plain(getattr(value, name), count, depth) for name in names}
+
+
+def _field_names(value: Any) -> tuple[str, ...] | None:
+    if is_a(value, msgspec.Struct):
+        return value.__struct_fields__  # type: ignore[no-any-return]
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return None
+    return tuple(f.name for f in dataclasses.fields(value) if f.repr)
 
 
 def _key(key: Any) -> str:
