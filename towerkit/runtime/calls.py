@@ -44,6 +44,9 @@ class Call(Protocol):
     def attempt_name(self, state: CallState) -> str | None:
         """Return the name of an attempt's span; None where it is the call's."""
 
+    def mark(self, span: OpenSpan) -> None:
+        """Hear of the call's span, and of each attempt's, when it begins."""
+
     def what(self, state: CallState, path: str, seq: int, timeout_s: float) -> Attempt:
         """Return the attempt to carry out."""
 
@@ -110,6 +113,9 @@ class ModelCall:
             "fallback_tier": state.tier,
             "fallback_reason": self.fallback_reason,
         }
+
+    def mark(self, span: OpenSpan) -> None:
+        pass
 
     def attempt_name(self, state: CallState) -> str | None:
         return f"chat {self._model(state).name}" if state.tier else None
@@ -303,6 +309,9 @@ class ToolCall:
             "gen_ai_tool_call_id": self._call_id,
             "idempotent": state.idempotent,
         }
+
+    def mark(self, span: OpenSpan) -> None:
+        pass
 
     def attempt_name(self, state: CallState) -> str | None:
         return None

@@ -261,6 +261,7 @@ class Guard:
         self._span = span = run.start_span(
             name, kind="call", operation=operation, parent=parent, fields=fields
         )
+        call.mark(span)
         self._tower.retry_budget.call()
         try:
             value = yield from self._until_done()
@@ -403,10 +404,12 @@ class Guard:
         fields = {**call_span.fields, "attempt": state.tries}
         if state.tier:
             fields.update(self._call.columns(state))
-        return self._run.start_span(
+        span = self._run.start_span(
             self._call.attempt_name(state) or call_span.name, kind="attempt",
             operation=call_span.operation, parent=call_span, fields=fields, mono_ns=start,
         )  # fmt: skip
+        self._call.mark(span)
+        return span
 
     def _close(
         self, attempt: _Open, value: Any, failure: Failure | None, error: BaseException | None

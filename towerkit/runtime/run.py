@@ -75,9 +75,12 @@ _open: ContextVar[_Open | None] = ContextVar("towerkit_open_span", default=None)
 
 
 def current_run(tower: Tower) -> Run | None:
-    """Return the innermost run of `tower` that is open in this thread or task; None outside."""
+    """Return the innermost run of `tower` that is open in this thread or task; None outside.
+
+    A task that outlives the run it was started in is outside: what is sealed takes nothing more.
+    """
     here = _open.get()
-    while here is not None and here.run.tower is not tower:
+    while here is not None and (here.run.tower is not tower or here.run.ended):
         here = here.outer
     return None if here is None else here.run
 
@@ -197,6 +200,11 @@ class Run:
         with contextlib.suppress(ValueError):  # left in another context: nothing to reset there
             _open.reset(self._token)
         self._seal(self.end_span(self._root, error))
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run is over."""
+        return self._root is not None and self._root.ended
 
     def finish(self, result: Any) -> None:
         """Give the run's answer (JSON-able): it is kept, redacted, as the run's output."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from towerkit.core.env import Env, SystemEnv
 from towerkit.core.errors import UsageError
@@ -19,9 +19,13 @@ from towerkit.privacy.keys import local_redactor
 from towerkit.privacy.redact import Redactor
 from towerkit.reliability.breaker import Breaker, Limits, RetryBudget
 from towerkit.reliability.policy import CallState, Policy
+from towerkit.runtime import decorators
 from towerkit.runtime.executor import Executor
 from towerkit.runtime.run import Run, current_run
 from towerkit.telemetry.journal import Mode
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 DEFAULT_STORE = "towerkit-store"
 
@@ -112,6 +116,41 @@ class Tower:
             self, name, task=task, env=env or self.environment(), faults=faults,
             identity=identity, source=source, executor=executor, keep=keep,
         )  # fmt: skip
+
+    # -- decorators --------------------------------------------------------------------------------
+
+    def tool(
+        self, *, idempotent: bool, name: str | None = None, timeout_s: float | None = None
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """Decorate a function that is a tool: each call is guarded as `Run.tool` guards it.
+
+        Inside an open run of this tower the call belongs to it, outside it is a run of its own.
+        Plain and `async` functions; raises `UsageError` for a generator. The arguments mean what
+        they mean for `Run.tool`.
+        """
+        return decorators.tool(self, idempotent=idempotent, name=name, timeout_s=timeout_s)
+
+    def model(
+        self, *, name: str, provider: str, timeout_s: float | None = None, max_tokens: int = 1024
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """Decorate a function that makes one model call, with any SDK, and returns its answer.
+
+        `name` and `provider` find breaker and price. Usage is read from what is returned; the
+        caller gets it as it is. `max_tokens` is what the budget reserves where the call has no
+        argument of that name. Turn the SDK's own retries off: the guard retries. Raises
+        `UsageError` for a generator; streams go through `Run.stream`.
+        """
+        return decorators.model(
+            self, name=name, provider=provider, timeout_s=timeout_s, max_tokens=max_tokens
+        )
+
+    def agent(self, name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """Decorate the function that is the agent: each call opens a run called `name`.
+
+        The run's task is the call's arguments, its result what the function returns if JSON can
+        carry it.
+        """
+        return decorators.agent(self, name)
 
     def current(self) -> Run | None:
         """Return this tower's innermost run open in this thread or task; None outside of any."""
