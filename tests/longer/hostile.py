@@ -1,7 +1,7 @@
 """100,000 hostile objects through the guarded call: the agent cannot tell it from the bare one.
 
-Run: `python tests/longer/hostile.py [EXAMPLES] [FIRST_SEED]` (some minutes). Prints one JSON line; an
-example that differs names its seed and ends the run.
+Run: `python tests/longer/hostile.py [EXAMPLES] [FIRST_SEED]` (some minutes). Prints one JSON line;
+an example that differs names its seed and ends the run.
 """
 
 from __future__ import annotations
