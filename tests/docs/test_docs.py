@@ -79,3 +79,11 @@ def test_no_page_names_a_host_of_packages_or_a_path_of_a_machine():
         assert "/root/" not in text
         assert "/home/" not in text
         assert not re.search(r"pypi|pythonhosted|simple/", text), page
+
+
+def test_the_stand_ins_of_the_reliability_page_answer(tmp_path, monkeypatch, capsys):
+    """The block of docs/reliability.md runs as it stands; the human answers last and says why."""
+    monkeypatch.chdir(tmp_path)
+    for code in blocks("docs/reliability.md", "python"):
+        exec(compile(code, "docs/reliability.md", "exec"), {})
+    assert capsys.readouterr().out == "human 2 connect_failed\n"

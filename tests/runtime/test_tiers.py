@@ -145,6 +145,7 @@ def test_the_cache_answers_what_was_answered_before(tmp_path):
         "overloaded",
     )
     assert (other.content, other.provider, other.tier) == ("We will call you back.", "template", 2)
+    assert other.fallback_reason == "overloaded"
     costs = run.pack.frame("costs").filter(provider="cache")
     assert costs["cost_nanousd"].to_list() == [0]
     assert set(run.pack.frame("spans").filter(kind="attempt")["gen_ai_provider_name"]) == {

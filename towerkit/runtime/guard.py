@@ -294,6 +294,7 @@ class Guard:
         while True:
             value, event = yield from self._attempt()
             while not isinstance(event, Succeeded):
+                left_tier = self._state.tier
                 self._state, action = decide(self._policy, self._state, event)
                 if isinstance(action, Stop):
                     return self._give_up(action.reason)
@@ -306,7 +307,9 @@ class Guard:
                 else:
                     if isinstance(action, Fallback):
                         self._note("fallback", action.reason, tier=action.tier)
-                        self._call.fallback_reason = action.reason
+                        if left_tier not in self._state.stand_ins:
+                            # Why models did not answer, not what a stand-in did not know.
+                            self._call.fallback_reason = action.reason
                     break
             else:
                 return value
