@@ -30,8 +30,9 @@ from towerkit.reliability.policy import CallState
 from towerkit.reliability.progress import Progress
 from towerkit.reliability.taxonomy import TAXONOMY
 from towerkit.runtime.calls import Call, ModelCall, StreamCall, ToolCall
+from towerkit.runtime.control import control_of
 from towerkit.runtime.executor import Attempt, Executor, Live
-from towerkit.runtime.guard import Control, Guard, Steps, adrive, adrive_stream, drive, drive_stream
+from towerkit.runtime.guard import Guard, Steps, adrive, adrive_stream, drive, drive_stream
 from towerkit.telemetry.recorder import OpenSpan, Recorder
 
 if TYPE_CHECKING:
@@ -206,10 +207,10 @@ class Run:
         if error is None:
             self.recorder.end(span, mono_ns=self.env.mono_ns(), simulated=simulated)
             return "completed"
-        tower = getattr(error, "tower", None)
+        tower = control_of(error)
         failure = classify(error, operation=operation)
-        name = tower.error_class if isinstance(tower, Control) else failure.error_class
-        if span.kind == "run" and not isinstance(tower, Control):
+        name = failure.error_class if tower is None else tower.error_class
+        if span.kind == "run" and tower is None:
             name = name if isinstance(error, ControlError) or name == "cancelled" else "agent_bug"
         cancelled = name == "cancelled"
         self.recorder.end(
