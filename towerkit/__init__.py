@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from towerkit.reliability.policy import Policy
     from towerkit.replay import replay as replay_run
     from towerkit.runtime import models
+    from towerkit.runtime.control import control_of
     from towerkit.runtime.run import Run
     from towerkit.runtime.tower import Tower
 
@@ -50,6 +51,7 @@ _HOMES: dict[str, tuple[str, str]] = {
     "Usage": ("towerkit.core.types", "Usage"),
     "UsageError": ("towerkit.core.errors", "UsageError"),
     "compare_drift": ("towerkit.drift", "compare"),
+    "control_of": ("towerkit.runtime.control", "control_of"),
     "gather": ("towerkit.gate", "gather"),
     "ingest_file": ("towerkit.ingest", "ingest"),
     "judge": ("towerkit.gate", "judge"),
@@ -76,6 +78,7 @@ __all__ = [
     "Usage",
     "UsageError",
     "compare_drift",
+    "control_of",
     "gather",
     "ingest_file",
     "judge",

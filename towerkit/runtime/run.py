@@ -32,9 +32,9 @@ from towerkit.reliability.probe import get, is_a, text_of
 from towerkit.reliability.progress import Progress
 from towerkit.reliability.taxonomy import TAXONOMY
 from towerkit.runtime.calls import Call, ModelCall, StreamCall, ToolCall
+from towerkit.runtime.control import control_of
 from towerkit.runtime.executor import Attempt, Executor, Live
 from towerkit.runtime.guard import (
-    Control,
     Guard,
     Raised,
     Steps,
@@ -277,10 +277,10 @@ class Run:
                     error_type=failure.error_type, simulated=simulated,
                 )  # fmt: skip
             return "completed"
-        tower = get(error, "tower")
+        tower = control_of(error)
         failure = failure or classify(error, operation=operation)
-        name = tower.error_class if is_a(tower, Control) else failure.error_class
-        if span.kind == "run" and not is_a(tower, Control):
+        name = failure.error_class if tower is None else tower.error_class
+        if span.kind == "run" and tower is None:
             name = name if is_a(error, ControlError) or name == "cancelled" else "agent_bug"
         cancelled = name == "cancelled"
         self.recorder.end(

@@ -155,3 +155,60 @@ class Tower:
     def current(self) -> Run | None:
         """Return this tower's innermost run open in this thread or task; None outside of any."""
         return current_run(self)
+
+    def http_client(
+        self, *, library: str | None = None, strict_streams: bool = True,
+        provider: str | None = None, **options: Any,
+    ) -> Any:  # fmt: skip
+        """Return a client for an SDK of the agent's own: each request is a guarded call.
+
+        It is a real `httpx2.Client`, or `httpx.Client` (None takes the first that is installed),
+        with `options` as that takes them. `provider` names whose models answer where the host does
+        not say it. `strict_streams` raises where a stream ends early without a word. See
+        docs/howto/http.md.
+        """
+        from towerkit.runtime import http  # noqa: PLC0415  only for who uses it
+
+        return http.client(
+            self, asynchronous=False, library=library, strict_streams=strict_streams,
+            provider=provider, options=options,
+        )  # fmt: skip
+
+    def ahttp_client(
+        self, *, library: str | None = None, strict_streams: bool = True,
+        provider: str | None = None, **options: Any,
+    ) -> Any:  # fmt: skip
+        """Do what `http_client` does, for asyncio: a real `AsyncClient`."""
+        from towerkit.runtime import http  # noqa: PLC0415  only for who uses it
+
+        return http.client(
+            self, asynchronous=True, library=library, strict_streams=strict_streams,
+            provider=provider, options=options,
+        )  # fmt: skip
+
+    def http_transport(
+        self, inner: Any = None, *, library: str | None = None, strict_streams: bool = True,
+        provider: str | None = None,
+    ) -> Any:  # fmt: skip
+        """Return the transport of `http_client`, for a client that you build yourself.
+
+        It sends through `inner`, or through the library's default transport.
+        """
+        from towerkit.runtime import http  # noqa: PLC0415  only for who uses it
+
+        return http.transport(
+            self, inner, asynchronous=False, library=library, strict_streams=strict_streams,
+            provider=provider,
+        )  # fmt: skip
+
+    def ahttp_transport(
+        self, inner: Any = None, *, library: str | None = None, strict_streams: bool = True,
+        provider: str | None = None,
+    ) -> Any:  # fmt: skip
+        """Do what `http_transport` does, for asyncio."""
+        from towerkit.runtime import http  # noqa: PLC0415  only for who uses it
+
+        return http.transport(
+            self, inner, asynchronous=True, library=library, strict_streams=strict_streams,
+            provider=provider,
+        )  # fmt: skip
