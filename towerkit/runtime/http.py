@@ -176,7 +176,7 @@ def _readable(request: Any, lib: Any) -> bool:
 
 
 class _Stream:
-    """The body of a response that goes on, chunk by chunk as it came."""
+    """The body of a response that goes on, chunk by chunk as it came; the client closes it."""
 
     def __init__(self, going: SyncGoing, first: Chunk) -> None:
         self._going, self._chunk = going, first
@@ -188,12 +188,8 @@ class _Stream:
                 if data := chunk.take():
                     yield data
                 chunk = going.pull()  # type: ignore[assignment]  # None ends the loop
-        except GeneratorExit:
-            raise
-        except BaseException as error:  # noqa: BLE001  raised again unless its bytes have said it
+        except Exception as error:  # noqa: BLE001  raised again unless its bytes have said it
             going.broke_off(error)
-        finally:
-            going.left()
 
     def close(self) -> None:
         """End the call."""
@@ -217,12 +213,8 @@ class _AsyncStream:
                 if data := chunk.take():
                     yield data
                 chunk = await going.apull()  # type: ignore[assignment]  # None ends the loop
-        except GeneratorExit:
-            raise
-        except BaseException as error:  # noqa: BLE001  raised again unless its bytes have said it
+        except Exception as error:  # noqa: BLE001  raised again unless its bytes have said it
             going.broke_off(error)
-        finally:
-            await going.aleft()
 
     async def aclose(self) -> None:
         """End the call."""
