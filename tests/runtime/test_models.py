@@ -202,7 +202,7 @@ def test_a_server_that_is_not_there_is_connect_failed(tmp_path, monkeypatch):
     assert run.pack.frame("spans").filter(kind="attempt").height == 3
 
 
-@pytest.mark.parametrize("text", ["gpt-4o", "openai:", "gemini:x", "", "openai"])
+@pytest.mark.parametrize("text", ["gpt-4o", "openai:", "mistral:x", "", "openai"])
 def test_a_model_name_that_is_none_is_told(text):
     """The sentence lists the forms."""
     with pytest.raises(UsageError, match="openai:NAME"):

@@ -9,6 +9,7 @@ replaces an agent's exception by one of these unless the original would be lost.
     ├── StoreError            a store or pack that cannot be read or written (exit code 1)
     │   └── PackError         a pack whose bytes, digests or schema do not hold
     ├── IngestError           a foreign file: names file, record and field (exit code 1)
+    ├── AnswerFailed          a provider's error that the SDK hands on as data; carries its body
     ├── NotebookError         the strict runner refused or a cell failed (exit code 1)
     └── ControlError          a production control stopped the run
         ├── BudgetExceeded    the ledger refused a reservation
@@ -56,6 +57,18 @@ class IngestError(TowerError):
         """Keep the parts for callers that list several; the message is one sentence."""
         super().__init__(f"{file}: {record}: {field}: {problem}")
         self.file, self.record, self.field, self.problem = file, record, field, problem
+
+
+class AnswerFailed(TowerError):
+    """A provider's error inside an answer with status 200, which the SDK hands on as data.
+
+    `body` is the provider's error object: the error is classified by it, like an SDK's own.
+    """
+
+    def __init__(self, message: str, *, body: dict[str, str]) -> None:
+        """Keep the error object beside the sentence."""
+        super().__init__(message)
+        self.body = body
 
 
 class NotebookError(TowerError):

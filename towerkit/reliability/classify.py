@@ -68,7 +68,7 @@ _FULL_DISK = frozenset({28, 30, 122})  # ENOSPC, EROFS, EDQUOT
 _BAD_CERTIFICATE = frozenset({
     "SSLCertVerificationError", "CertificateError", "ClientConnectorCertificateError",
 })  # fmt: skip
-_TRANSPORT = frozenset({"APIConnectionError", "APITimeoutError"})
+_TRANSPORT = frozenset({"APIConnectionError", "APITimeoutError", "BadHttpMessage"})
 _GOOGLE = re.compile(r"gemini|google|vertex|palm", re.IGNORECASE)
 _STATUS_NAMES = (
     "status_code", "http_status", "status", "code", "http_status_code", "statusCode",
@@ -259,7 +259,7 @@ def _facts(link: BaseException) -> str | None:
     aws = plain_code(headers_of(link).get("x-amzn-errortype", ""))
     text = seen.text or text_of(get(link, "message") or link)
     status = _status(link) or seen.status
-    # litellm gives its connection errors a status nobody sent.
+    # litellm gives its connection errors a status nobody sent, aiohttp a broken payload.
     if _TRANSPORT & set(names) and "APIStatusError" not in names:
         status, seen, codes = None, Evidence(), set()
     return judge_facts(
@@ -331,6 +331,8 @@ FINISHES = {
     "recitation": "content_filtered", "blocklist": "content_filtered",
     "prohibited_content": "content_filtered", "spii": "content_filtered",
     "image_safety": "content_filtered", "refusal": "content_filtered",
+    "jailbreak": "content_filtered", "model_armor": "content_filtered",
+    "image_prohibited_content": "content_filtered", "image_recitation": "content_filtered",
     "guardrail_intervened": "content_filtered", "error_toxic": "content_filtered",
     "malformed_function_call": "tool_args_invalid", "unexpected_tool_call": "tool_unknown",
     "error": "upstream_5xx", "network_error": "upstream_5xx", "cancelled": "cancelled",

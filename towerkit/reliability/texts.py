@@ -88,7 +88,7 @@ _TABLE: tuple[tuple[str, tuple[str, ...]], ...] = (
         r"model identifier is invalid", r"deploymentnotfound", r"no (?:such )?(?:model|endpoints?|deployment)s? (?:found|named|available|called)", r"(?:unknown|invalid|unrecognized|no such) model\b(?! (?:input|output|parameter|response))",
         r"model_decommissioned", r"end of (?:its )?life", r"is not a valid model id",
     )),
-    ("request_too_large", (r"request[_ ](?:entity |body |payload )?(?:is )?too[_ ]large", r"payload (?:is )?too large", r"content too large", r"entity too large", r"request_too_large", r"header fields too large", r"maximum (?:allowed )?(?:request|payload|body) size")),
+    ("request_too_large", (r"request[_ ](?:entity |body |payload )?(?:is )?too[_ ]large", r"payload (?:is )?too large", r"payload size exceeds", r"content too large", r"entity too large", r"request_too_large", r"header fields too large", r"maximum (?:allowed )?(?:request|payload|body) size")),
     ("timeout_connect", (r"connect(?:ion)? ?time(?:d )?-?out", r"connecttimeout", r"connection to [^ ]{1,200} timed out", r"timed? ?out (?:while )?(?:connecting|establishing)", r"winerror 10060|errno 110\b|etimedout|econnaborted")),
     ("stream_interrupted", (
         r"connection (?:was |has been |is )?(?:aborted|reset|broken|lost|terminated|closed (?:by|before|unexpectedly|prematurely|without|while))", r"reset by peer", r"forcibly closed", r"broken pipe", r"econnreset|epipe|winerror 1005[34]|errno 104\b|errno 32\b",
