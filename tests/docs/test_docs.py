@@ -87,3 +87,11 @@ def test_the_stand_ins_of_the_reliability_page_answer(tmp_path, monkeypatch, cap
     for code in blocks("docs/reliability.md", "python"):
         exec(compile(code, "docs/reliability.md", "exec"), {})
     assert capsys.readouterr().out == "human 2 connect_failed\n"
+
+
+def test_the_page_of_models_shows_what_happens(tmp_path, monkeypatch, capsys):
+    """The block of docs/howto/models.md runs: one retry, two hits."""
+    monkeypatch.chdir(tmp_path)
+    for code in blocks("docs/howto/models.md", "python"):
+        exec(compile(code, "docs/howto/models.md", "exec"), {})
+    assert capsys.readouterr().out == "It was sent on Monday. 2\n"

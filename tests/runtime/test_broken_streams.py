@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from adapters import FORMATS, SDK_WARNING
+from four_adapters import FORMATS, SDK_WARNING
 
 from towerkit.faults import CleanEnd, Cut, Reply, Script, SseError, Stall
 from towerkit.faults.steps import step_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from adapters import FORMATS, SDK_WARNING, Adapters
+from four_adapters import FORMATS, SDK_WARNING, Adapters
 
 from towerkit.faults import NOT_OVER_HTTP, scripts
 from towerkit.reliability.policy import Policy
