@@ -17,7 +17,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 MODULES = ("policy", "breaker", "progress")
 # Numbers that only have to differ from each other: where they start and how they grow is no matter.
+# What is false either way is equivalent too.
 EQUIVALENT = {
+    'self._shared = ""',
+    "self._taken = None",
     "self._epoch = 1",
     "self._epoch -= 1",
     "self._epoch += 2",

@@ -293,3 +293,73 @@ def test_a_total_outage_is_not_amplified(callers):
                 if not budget.take(14):
                     break
     assert requests <= 1.2 * callers
+
+
+class Forbidden:
+    """A lock nobody may take."""
+
+    def __enter__(self):
+        """Say who did."""
+        raise AssertionError("the good path takes no lock")
+
+    def __exit__(self, *_):
+        """Never get here."""
+
+
+def test_while_all_is_well_no_lock_is_taken():
+    """Neither at first, nor once a throttle is over, nor once the last failure left the window."""
+    breaker = Breaker(LIMITS)
+    lock = breaker._lock
+
+    def good_path(now):
+        breaker._lock = Forbidden()
+        for duration in (0.1, LIMITS.slow_call_s):
+            permit = breaker.acquire(now)
+            breaker.settle(permit, "success", now, duration_s=duration)
+        breaker._lock = lock
+
+    good_path(0.0)
+    breaker.throttle(0.0, 5.0)
+    assert isinstance(breaker.acquire(1.0), Refusal)
+    call(breaker, "success", now=6.0)
+    good_path(6.0)
+    call(breaker, "failure", now=7.0)
+    for _ in range(LIMITS.window):
+        call(breaker, "success", now=7.0)
+    good_path(7.0)
+
+
+def test_a_breaker_that_opens_early_says_so():
+    """In its first second too: it is open, and nobody asked it to slow down."""
+    assert opened(now=0.0).acquire(0.5) == Refusal(error_class="circuit_open", wait_s=29.5)
+
+
+def test_exactly_the_limit_is_not_slow_after_a_failure_either():
+    """Of ten answers one failed and nine took 5 s sharp: closed."""
+    breaker = Breaker(LIMITS)
+    call(breaker, "failure")
+    for _ in range(9):
+        call(breaker, "success", duration_s=LIMITS.slow_call_s)
+    assert breaker.state(0.0) == "closed"
+
+
+def test_the_share_of_calls_is_counted_exactly():
+    """Four calls earn four fifths of a retry; the fifth earns the rest, whoever looked between."""
+    budget = RetryBudget()
+    for _ in range(4):
+        budget.call()
+    assert [budget.take(1) for _ in range(4)] == [1, 1, 1, 0]
+    budget.call()
+    assert [budget.take(1) for _ in range(2)] == [1, 0]
+
+
+def test_a_full_bucket_takes_no_lock():
+    """Success without a retry has nothing to give back, at first and once all is back."""
+    budget = RetryBudget()
+    lock = budget._lock
+    budget._lock = Forbidden()
+    budget.success(0)
+    budget._lock = lock
+    budget.success(budget.take(14))
+    budget._lock = Forbidden()
+    budget.success(0)

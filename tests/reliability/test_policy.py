@@ -295,6 +295,7 @@ def test_a_refused_key_is_renewed_once_where_it_can_be():
         tier=1, reason="auth_failed"
     )
     assert after("auth_failed", state=chain, left=0.0) == Stop(reason="auth_failed")
+    assert after("auth_failed", state=chain, left=0.5) == Renew(reason="auth_failed")
     assert after("permission_denied", state=chain) == Fallback(tier=1, reason="permission_denied")
     both = calling(tiers=2, renewable=(0, 1))
     assert decide(POLICY, both, failed("auth_failed"))[0].renewable == (1,)
@@ -335,6 +336,7 @@ def test_a_stand_in_is_reached_whatever_limits_requests():
     last = calling(tries=6, tier=3, tiers=4, stand_ins=(2, 3))
     assert after("not_implemented", state=last) == Stop(reason="max_attempts")
     assert after("overloaded", state=chain, left=0.0) == Stop(reason="max_attempts")
+    assert isinstance(after("overloaded", state=chain, left=0.5), Fallback)
     assert after("content_filtered", state=chain) == Stop(reason="max_attempts")
     delivered = calling(tiers=4, stand_ins=(2,), delivered=True)
     assert after("overloaded", state=delivered) == Stop(reason="delivered")

@@ -104,3 +104,11 @@ def test_something_new_is_progress():
     progress.after("t", "1")
     progress.said(grown[5], "x")
     assert progress.before("r", tool=False)
+
+
+def test_a_conversation_after_none_has_not_grown():
+    """Where nothing was kept of the last one, nothing can be said of growth."""
+    progress = watch()
+    for shown in ([], ["a"], ["a", "b"]):
+        progress.said(shown, "the same")
+    assert progress.before("r", tool=False) is None
