@@ -198,11 +198,11 @@ class RetryBudget:
     requests stay below 1.2 a call.
     """
 
-    SHARE, FLOOR, CAPACITY = 0.2, 3.0, 500
+    EVERY, FLOOR, CAPACITY = 5, 3, 500  # calls that earn a retry, retries at first, tokens
 
     def __init__(self) -> None:
         """Start with the floor and a full bucket."""
-        self._earned, self._tokens = self.FLOOR, self.CAPACITY
+        self._earned, self._tokens = self.FLOOR * self.EVERY, self.CAPACITY
         self._taken = False
         self._lock = threading.Lock()
         # Counts logical calls; atomic and without a lock, because every call of a process does it.
@@ -213,9 +213,9 @@ class RetryBudget:
         """Take one further request of `cost` tokens (14, or 5 after throttling); 0 is a refusal."""
         with self._lock:
             self._earn()
-            if self._earned < 1.0 or self._tokens < cost:
+            if self._earned < self.EVERY or self._tokens < cost:
                 return 0
-            self._earned -= 1.0
+            self._earned -= self.EVERY
             self._tokens -= cost
             self._taken = True
             return cost
@@ -223,7 +223,7 @@ class RetryBudget:
     def _earn(self) -> None:
         """Credit the calls counted since the last time; looking at the counter counts one more."""
         counted = self.call() - 1
-        self._earned += self.SHARE * (counted - self._seen)
+        self._earned += counted - self._seen
         self._seen = counted + 1
 
     def success(self, cost: int) -> None:
@@ -233,4 +233,4 @@ class RetryBudget:
                 self._tokens = min(self.CAPACITY, self._tokens + max(1, cost))
                 self._taken = self._tokens < self.CAPACITY
                 if cost:
-                    self._earned += 1.0
+                    self._earned += self.EVERY
