@@ -109,6 +109,13 @@ store_option = click.option(
     "--store", metavar="DIR", help="The store. Default: TOWERKIT_STORE, else ./towerkit-store."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+scenario_option = click.option(
+    "--scenario", required=True, metavar="NAME", help="Which complete agent to run."
+)
+seed_option = click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True,
+    help="Seed of the simulated model, clock and jitter.",
+)  # fmt: skip
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -122,7 +129,7 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--scenario", required=True, metavar="NAME", help="Which complete agent to run.")
+@scenario_option
 @click.option(
     "--model",
     default="simulated",
@@ -130,8 +137,7 @@ def cli() -> None:
     help="simulated, openai:NAME[@BASE_URL] or anthropic:NAME; several, joined by commas, are a "
     "fallback chain.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True,
-              help="Seed of the simulated model, clock and jitter.")  # fmt: skip
+@seed_option
 @click.option("--faults", default="default", show_default=True, metavar="PLAN",
               help="Fault plan of the ticket's run: default, none or a TOML file.")  # fmt: skip
 @click.option("--budget-usd", type=float, default=0.09, show_default=True,
@@ -479,6 +485,25 @@ def pack_recover(store: str | None, as_json: bool) -> None:
         click.echo(f"[recover] {len(packs)} runs sealed")
     if problems:
         sys.exit(1)
+
+
+@cli.command("chaos")
+@scenario_option
+@seed_option
+@json_option
+def chaos_command(scenario: str, seed: int, as_json: bool) -> None:
+    """Inject every class of error at every call; exit 1 when the tower did not cope."""
+    from towerkit.chaos import chaos, lines
+    from towerkit.scenarios import load_scenario
+
+    update, close = _progress("chaos")
+    report = chaos(load_scenario(scenario), seed=seed, progress=update)
+    close()
+    if as_json:
+        _emit(report)
+    else:
+        click.echo("\n".join(lines(report)))
+    sys.exit(0 if report.holds else 1)
 
 
 @cli.group()

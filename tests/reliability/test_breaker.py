@@ -363,3 +363,13 @@ def test_a_full_bucket_takes_no_lock():
     budget.success(budget.take(14))
     budget._lock = Forbidden()
     budget.success(0)
+
+
+def test_who_waits_as_long_as_was_asked_is_let_in():
+    """Though the sum of two floats is a rounding later than the clock that was waited for."""
+    breaker = Breaker(LIMITS)
+    for start_ns in (31_785_456_002, 127_015_565_550, 254_148_527_196):
+        breaker.throttle(start_ns / 1e9, 2.0)
+        assert isinstance(breaker.acquire((start_ns + 2_000_000_000) / 1e9), Permit)
+    breaker.throttle(100.0, 2.0)
+    assert isinstance(breaker.acquire(101.999), Refusal)

@@ -4,7 +4,8 @@ Rule: a fault is injected where an attempt would happen, never in the agent, and
 raises says that it is simulated.
 
 A plan is a list of entries `{"target", "at", "kind", "delay_s"}`. `target` is `tool:NAME`,
-`model:NAME`, `tool:*` or `model:*`; `at` lists attempts on that target, counted from 1.
+`model:NAME`, `tool:*` or `model:*`; `at` lists attempts on that target, counted from 1. Kind
+`class` fails with any row of the error taxonomy, named by `error_class`.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from towerkit.core.assets import asset
 from towerkit.core.canonical import canonical_text
 from towerkit.core.env import Env
 from towerkit.core.errors import FaultInjected, UsageError
+from towerkit.reliability.taxonomy import error_class
 
-KINDS = ("slow", "error", "overloaded", "rate_limited", "corrupt")
+KINDS = ("slow", "error", "overloaded", "rate_limited", "corrupt", "class")
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -32,6 +34,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     at: tuple[int, ...]
     kind: str
     delay_s: float = 0.0
+    error_class: str | None = None
 
 
 class FaultPlan:
@@ -83,6 +86,13 @@ def _checked(entry: Mapping[str, Any]) -> Fault:
         raise UsageError(
             f"fault plan: expected kind as one of {', '.join(KINDS)}, got {fault.kind!r}"
         )
+    if (fault.kind == "class") != (fault.error_class is not None):
+        raise UsageError(
+            f"fault plan: expected error_class with kind class, and only there, got kind "
+            f"{fault.kind!r} and error_class {fault.error_class!r}"
+        )
+    if fault.error_class is not None:
+        error_class(fault.error_class)
     return fault
 
 
@@ -125,8 +135,9 @@ def _cut(result: Any) -> str:
 def _error_of(fault: Fault) -> FaultInjected:
     on_tool = fault.target.startswith("tool:")
     name = {"error": "tool_failed" if on_tool else "upstream_5xx"}.get(fault.kind, fault.kind)
+    name = fault.error_class or name
     return FaultInjected(
-        f"simulated fault: {fault.kind} on {fault.target}",
+        f"simulated fault: {fault.error_class or fault.kind} on {fault.target}",
         error_class=name,
         retry_after_s=fault.delay_s or None,
     )

@@ -26,6 +26,8 @@ import msgspec
 State = Literal["closed", "open", "half_open"]
 Outcome = Literal["failure", "success", "uncounted"]
 _GOOD = (False, False)
+# Times are floats: who waits as long as was asked may read the clock a rounding too early.
+TICK_S = 1e-6
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +85,7 @@ class Breaker:
         """Start closed."""
         self.limits = limits or Limits()
         self._slow_call_s = self.limits.slow_call_s
-        self._throttled_until = 0.0
+        self.throttled_until = 0.0  # calls are refused before; the caller's clock, seconds
         self._epoch = 0
         self._numbers = 0
         self._leases: dict[int, float] = {}
@@ -96,6 +98,11 @@ class Breaker:
             self._pass_time(now)
             return self._state
 
+    def counted(self) -> tuple[int, int]:
+        """Return how many calls are in the window, and how many of them failed."""
+        window = tuple(self._window)
+        return len(window), sum(failed for failed, _ in window)
+
     def acquire(self, now: float) -> Permit | Refusal:
         """Return a permit, or the refusal; never waits."""
         return self._shared or self._acquire(now)
@@ -103,8 +110,8 @@ class Breaker:
     def _acquire(self, now: float) -> Permit | Refusal:
         with self._lock:
             self._pass_time(now)
-            if now < self._throttled_until:
-                wait = self._throttled_until - now
+            if self.throttled_until - now > TICK_S:
+                wait = self.throttled_until - now
                 return Refusal(error_class="throttled_locally", wait_s=wait)
             if self._state == "open":
                 wait = self._opened_at + self.limits.open_s - now
@@ -145,7 +152,7 @@ class Breaker:
     def throttle(self, now: float, wait_s: float) -> None:
         """Refuse calls for `wait_s`: the provider asked to slow down. No failure."""
         with self._lock:
-            self._throttled_until = max(self._throttled_until, now + wait_s)
+            self.throttled_until = max(self.throttled_until, now + wait_s)
             self._shared = None
 
     # -- what follows what, with the lock held -----------------------------------------------------
