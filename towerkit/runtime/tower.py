@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from towerkit.core.env import Env, SystemEnv
 from towerkit.core.errors import UsageError
@@ -23,6 +23,9 @@ from towerkit.runtime import decorators
 from towerkit.runtime.executor import Executor
 from towerkit.runtime.run import Run, current_run
 from towerkit.telemetry.journal import Mode
+
+if TYPE_CHECKING:
+    from towerkit.runtime.shared_breakers import RedisBreakers
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,7 +46,7 @@ class Tower:
     `service` name what runs, for gates and drift. `otel_exporter` is any OpenTelemetry
     `SpanExporter`: it gets each run's spans once the pack is sealed. `journal` says when a record
     is safe from a kill of the process: `sync` before the agent goes on, `grouped` within 50 ms,
-    `off` when the run is sealed.
+    `off` when the run is sealed. `breakers` shares the circuit breakers with other processes.
     """
 
     def __init__(  # noqa: PLR0913  the one place where a tower is configured, by keyword
@@ -62,6 +65,7 @@ class Tower:
         durable: bool = True,
         breaker: Limits | None = None,
         journal: Mode = "sync",
+        breakers: RedisBreakers | None = None,
     ) -> None:
         """Raise `UsageError` for a budget that is not a positive amount."""
         if budget_usd is not None and not 0 < budget_usd < 1e9:
@@ -90,11 +94,16 @@ class Tower:
         self.environment = environment
         self.durable = durable
         self.journal = journal
+        self._shared = breakers
 
     def breaker(self, key: str) -> Breaker:
         """Return the breaker of `key`: `model:PROVIDER/NAME` or `tool:NAME`. Runs share it."""
         found = self._breakers.get(key)
-        return found or self._breakers.setdefault(key, Breaker(self._breaker_limits))
+        if found is not None:
+            return found
+        limits = self._breaker_limits
+        made = Breaker(limits) if self._shared is None else self._shared.breaker(key, limits)
+        return self._breakers.setdefault(key, made)
 
     def run(
         self,
