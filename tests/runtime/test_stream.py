@@ -264,3 +264,23 @@ def test_awaited_calls_through_the_sdks(tmp_path, monkeypatch, which):
         hits = server.hits
     assert answer.content == items[-1].content == "".join(items[:-1]) == TEXT
     assert run.pack.frame("spans").filter(kind="attempt").height == hits == 3
+
+
+@pytest.mark.parametrize("at", range(1, 20))
+def test_what_is_cut_in_two_by_a_stream_is_redacted_all_the_same(tmp_path, at):
+    """An address split at any character is in no byte of the pack; the agent gets it whole."""
+    text = "ask bob@example.com now"
+    pieces = [text[:at], text[at:]]
+
+    def stream(request, timeout_s):
+        yield from pieces
+        yield Response(content=text)
+
+    model = Model(name="m", provider="p", complete=lambda r, t: None, stream=stream)
+    with Tower(store=tmp_path, models=[model]).run("x") as run:
+        got = list(run.stream(HELLO))
+    assert got == pieces
+    bodies = b"".join(run.pack.bodies.values())
+    assert b"<EMAIL:" in bodies
+    assert b"bob" not in bodies
+    assert b"example" not in bodies

@@ -22,7 +22,7 @@ from towerkit.core.types import Request, Response
 from towerkit.reliability.classify import Failure
 from towerkit.reliability.policy import CallState
 from towerkit.reliability.probe import get, is_a, mro_names
-from towerkit.runtime.calls import StreamCall
+from towerkit.runtime.calls import StreamCall, kept_pieces
 from towerkit.runtime.guard import Guard, Steps
 
 if TYPE_CHECKING:
@@ -99,7 +99,8 @@ class PiecesCall(StreamCall):
     def tape_value(self, value: Response | None) -> Any:
         """Return the pieces and the answer, as the tape keeps them."""
         answer = None if value is None else msgspec.to_builtins(value)
-        return {"pieces": [str(piece) for piece in self.pieces], "response": answer}
+        pieces = kept_pieces([str(piece) for piece in self.pieces], self._run.recorder.redactor)
+        return {"pieces": pieces, "response": answer}
 
 
 class _Items:

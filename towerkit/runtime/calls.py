@@ -17,6 +17,7 @@ import msgspec
 from towerkit.core.canonical import canonical_json
 from towerkit.core.types import Model, Request, Response, Usage
 from towerkit.cost.prices import Price, price
+from towerkit.privacy.redact import Redactor
 from towerkit.reliability.classify import Failure, classify, classify_finish
 from towerkit.reliability.policy import CallState
 from towerkit.reliability.taxonomy import TAXONOMY
@@ -257,7 +258,18 @@ class StreamCall(ModelCall):
 
     def tape_value(self, value: Response | None) -> Any:
         answer = None if value is None else msgspec.to_builtins(value)
-        return {"pieces": self.pieces, "response": answer}
+        pieces = kept_pieces(self.pieces, self._run.recorder.redactor)
+        return {"pieces": pieces, "response": answer}
+
+
+def kept_pieces(pieces: Sequence[str], redactor: Redactor) -> list[str]:
+    """Return pieces of a text as the tape may keep them.
+
+    What is to be redacted may be cut in two by them: then the whole text is one piece.
+    """
+    whole = redactor.text("".join(pieces))
+    apart = [redactor.text(str(piece)) for piece in pieces]
+    return apart if "".join(apart) == whole else [whole]
 
 
 def _response_fields(response: Response) -> dict[str, Any]:
