@@ -1,0 +1,118 @@
+"""`towerkit pack`: look into a store, verify it, recover what a kill left."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from towerkit.cli.base import cli, emit, json_option, open_store, store_option
+from towerkit.core.errors import TowerError
+from towerkit.privacy.safe_text import safe_text
+
+if TYPE_CHECKING:
+    from towerkit.packs.store import Pack
+
+
+@cli.group()
+def pack() -> None:
+    """Look into a store. A pack is named by run id or folder."""
+
+
+@pack.command("ls")
+@click.argument("selection", default="", metavar="[SELECTION]")
+@store_option
+@json_option
+def pack_ls(selection: str, store: str | None, as_json: bool) -> None:
+    """List packs, one line each."""
+    packs = open_store(store).select(selection)
+    if as_json:
+        emit([_listed(p) for p in packs])
+        return
+    for p in packs:
+        i = p.manifest["identity"]
+        click.echo(
+            f"{p.run_id} {p.manifest['status']:<9} {safe_text(i.get('scenario'), limit=32)} "
+            f"release={safe_text(i.get('release'), limit=32)} "
+            f"case={safe_text(i.get('case_id'), limit=48)}"
+        )
+
+
+def _listed(p: Pack) -> dict[str, Any]:
+    i = p.manifest["identity"]
+    return {
+        "run_id": p.run_id, "status": p.manifest["status"], "scenario": i.get("scenario"),
+        "release": i.get("release"), "case_id": i.get("case_id"), "digest": p.digest,
+        "folder": str(p.folder), "simulated": p.manifest["simulated"],
+    }  # fmt: skip
+
+
+@pack.command("show")
+@click.argument("name", metavar="RUN|FOLDER")
+@store_option
+@json_option
+def pack_show(name: str, store: str | None, as_json: bool) -> None:
+    """Show one pack: its facts and its spans as a tree."""
+    from towerkit.packs.summary import summarise
+    from towerkit.rca import span_tree
+
+    found = open_store(store).pack(name)
+    summary = summarise(found)
+    if as_json:
+        emit({"manifest": found.manifest, "summary": summary})
+        return
+    for line in summary.lines():
+        click.echo(line)
+    for row in span_tree(found.frame("spans")):
+        mark = "" if row.status == "ok" else f"  {row.status}: {row.error_class}"
+        click.echo(f"{'  ' * row.depth}{safe_text(row.name)} {row.duration_s:.3f}s{mark}")
+
+
+@pack.command("verify")
+@click.argument("names", nargs=-1, metavar="[RUN|FOLDER]…")
+@store_option
+@json_option
+def pack_verify(names: tuple[str, ...], store: str | None, as_json: bool) -> None:
+    """Check every file, row and root of packs (default: all); exit 1 when one does not hold."""
+    target = open_store(store)
+    packs = [target.pack(n) for n in names] if names else target.select("")
+    problems = {}
+    for p in packs:
+        try:
+            p.verify()
+        except TowerError as error:
+            problems[p.run_id] = str(error)
+    if as_json:
+        emit({"verified": len(packs) - len(problems), "problems": problems})
+    else:
+        for problem in problems.values():
+            click.echo(f"broken: {safe_text(problem, limit=400)}", err=True)
+        click.echo(f"[verify] {len(packs) - len(problems)} of {len(packs)} packs hold")
+    if problems:
+        sys.exit(1)
+
+
+@pack.command("recover")
+@store_option
+@json_option
+def pack_recover(store: str | None, as_json: bool) -> None:
+    """Seal the runs whose process was killed, from their journals, as aborted."""
+    from towerkit.core.env import SystemEnv
+    from towerkit.telemetry.recover import recover
+
+    salts = SystemEnv().secret_bytes(32, purpose="salts")
+    found = list(recover(open_store(store), salt_seed=salts))
+    problems = {r.journal: r.problem for r in found if r.problem is not None}
+    packs = [r.pack for r in found if r.pack is not None]
+    if as_json:
+        emit({"recovered": [p.run_id for p in packs], "problems": problems})
+    else:
+        for journal, problem in problems.items():
+            click.echo(f"{journal}: {safe_text(problem, limit=400)}", err=True)
+        for p in packs:
+            spans = p.manifest["spans"]
+            click.echo(f"{p.run_id} aborted spans={spans['started']} open={spans['aborted']}")
+        click.echo(f"[recover] {len(packs)} runs sealed")
+    if problems:
+        sys.exit(1)
