@@ -64,12 +64,12 @@ OURS = """
 import asyncio, sys, time
 from towerkit.runtime.tower import Tower
 from towerkit.reliability.policy import Policy
-from towerkit.cost.ledger import Ledger
+from towerkit.cost.ledger import ledger_of
 tower = Tower(store="store", policy=Policy(max_steps=10**9, deadline_s=1e9))
 def work(x): return x
 async def awork(x): return x
 n = int(sys.argv[1])
-breaker, ledger, budget = tower.breaker("bench"), Ledger(10**18), tower.retry_budget
+breaker, ledger, budget = tower.breaker("bench"), ledger_of(10**11), tower.retry_budget
 with tower.run("bench") as run:
     clock, deadline = run.env.mono_ns, run.deadline_ns
     # What Guard does of policy around an attempt that succeeds, in its order.
@@ -77,25 +77,25 @@ with tower.run("bench") as run:
         budget.call()
         start = clock()
         if start >= deadline: raise TimeoutError
-        permit = breaker.acquire(start / 1e9)
+        permit = breaker.shared or breaker.acquire(start)
         reservation = ledger.reserve(1000)
         answer = work(x)
         end = clock()
         ledger.settle(reservation, 10)
-        breaker.settle(permit, "success", end / 1e9, duration_s=(end - start) / 1e9)
-        budget.success(0)
+        breaker.settle(permit, "success", end, end - start)
+        if budget.below: budget.success(0)
         return answer
     async def adecided(x):
         budget.call()
         start = clock()
         if start >= deadline: raise TimeoutError
-        permit = breaker.acquire(start / 1e9)
+        permit = breaker.shared or breaker.acquire(start)
         reservation = ledger.reserve(1000)
         answer = await run.env.abounded(lambda: awork(x), 12.0)
         end = clock()
         ledger.settle(reservation, 10)
-        breaker.settle(permit, "success", end / 1e9, duration_s=(end - start) / 1e9)
-        budget.success(0)
+        breaker.settle(permit, "success", end, end - start)
+        if budget.below: budget.success(0)
         return answer
     def guarded(x): return run.tool(work, {"x": x}, idempotent=True)
     def timed(f):

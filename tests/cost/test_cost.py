@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dis
+import itertools
+import random
+import sys
 import threading
 
 import pytest
@@ -10,7 +14,7 @@ from hypothesis import strategies as st
 
 from towerkit.core.errors import BudgetExceeded
 from towerkit.core.types import Usage
-from towerkit.cost.ledger import NANO, Ledger, usd
+from towerkit.cost.ledger import NANO, Ledger, LockedLedger, ledger_of, usd
 from towerkit.cost.prices import price
 
 NOW = 1_767_571_200_000_000_000
@@ -51,6 +55,76 @@ def test_threads_cannot_overshoot():
         t.join()
     assert len(made) == 10
     assert (ledger.spent, ledger.reserved) == (100, 0)
+
+
+@pytest.mark.parametrize("kind", [Ledger, LockedLedger])
+def test_no_order_of_threads_overshoots(kind):
+    """32 threads that switch as often as they can: never over the limit, nothing left reserved."""
+    ledger, over, made = kind(100_000), [], itertools.count()
+
+    def work(seed):
+        rng = random.Random(seed)
+        for _ in range(300):
+            try:
+                reservation = ledger.reserve(rng.randrange(6_000))
+            except BudgetExceeded:
+                continue
+            next(made)
+            if ledger._free < 0:
+                over.append(ledger._free)
+            charge = rng.choice([0, 0, 1, min(2, reservation[0])])
+            ledger.settle(reservation, charge)
+            ledger.settle(reservation, charge)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(32)]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert not over
+    assert next(made) > 1_000
+    assert ledger.reserved == 0
+    assert 0 < ledger.spent <= 100_000
+
+
+# The instructions at which no CPython from 3.11 to 3.14 hands over to another thread: they call
+# nothing, go nowhere back, and make nothing that the collector of garbage looks at.
+STRAIGHT = {
+    "LOAD_FAST", "LOAD_FAST_BORROW", "LOAD_FAST_LOAD_FAST", "LOAD_FAST_BORROW_LOAD_FAST_BORROW",
+    "LOAD_ATTR", "LOAD_CONST", "LOAD_SMALL_INT", "STORE_FAST", "STORE_FAST_LOAD_FAST", "STORE_ATTR",
+    "BINARY_OP", "COMPARE_OP", "COPY", "SWAP", "POP_TOP", "NOP", "NOT_TAKEN", "TO_BOOL",
+    "POP_JUMP_FORWARD_IF_FALSE", "POP_JUMP_FORWARD_IF_TRUE", "POP_JUMP_IF_FALSE",
+    "POP_JUMP_IF_TRUE", "JUMP_FORWARD", "JUMP_IF_FALSE_OR_POP", "EXTENDED_ARG", "CACHE",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", [Ledger.reserve, Ledger.settle], ids=["reserve", "settle"])
+def test_what_is_free_changes_between_two_switches(method):
+    """Each line that changes it calls nothing: no thread can come in between."""
+    lines: dict[int, list[str]] = {}
+    at = 0
+    for instruction in dis.get_instructions(method):
+        at = instruction.starts_line if type(instruction.starts_line) is int else at
+        at = getattr(instruction, "line_number", None) or at
+        free = instruction.argval == "_free"
+        lines.setdefault(at, []).append(f"{instruction.opname}{' free' if free else ''}")
+    changes = "STORE_ATTR free"
+    changing = [names[: names.index(changes)] for names in lines.values() if changes in names]
+    assert len(changing) == 1
+    assert "LOAD_ATTR free" in changing[0]
+    assert set(changing[0]) - {"LOAD_ATTR free"} <= STRAIGHT
+
+
+def test_a_python_without_a_global_lock_gets_one(monkeypatch):
+    """Where threads run at once, or the switches are not CPython's, there is a lock."""
+    assert type(ledger_of(1)) is Ledger
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
+    assert type(ledger_of(1)) is LockedLedger
 
 
 def test_an_unknown_charge_is_counted_and_is_not_zero():

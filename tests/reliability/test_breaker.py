@@ -14,10 +14,14 @@ from towerkit.reliability.breaker import Breaker, Limits, Permit, Refusal, Retry
 LIMITS = Limits(window=10, min_calls=4, open_s=30.0, probes=3, lease_s=60.0, slow_call_s=5.0)
 
 
+def ns(seconds):
+    return round(seconds * 1e9)
+
+
 def call(breaker, outcome, *, now=0.0, duration_s=0.1):
-    permit = breaker.acquire(now)
+    permit = breaker.acquire(ns(now))
     assert isinstance(permit, Permit)
-    breaker.settle(permit, outcome, now, duration_s=duration_s)
+    breaker.settle(permit, outcome, ns(now), ns(duration_s))
 
 
 def opened(now=0.0):
@@ -32,10 +36,10 @@ def test_it_opens_at_the_failure_rate_and_not_before_the_minimum():
     breaker = Breaker(LIMITS)
     for outcome in ("failure", "failure", "success"):
         call(breaker, outcome)
-        assert breaker.state(0.0) == "closed"
+        assert breaker.state(ns(0.0)) == "closed"
     call(breaker, "success")
-    assert breaker.state(0.0) == "open"
-    assert breaker.acquire(10.0) == Refusal(error_class="circuit_open", wait_s=20.0)
+    assert breaker.state(ns(0.0)) == "open"
+    assert breaker.acquire(ns(10.0)) == Refusal(error_class="circuit_open", wait_s=20.0)
 
 
 def test_below_the_rate_it_stays_closed():
@@ -44,7 +48,7 @@ def test_below_the_rate_it_stays_closed():
     for _ in range(20):
         for outcome in ("success", "success", "failure"):
             call(breaker, outcome)
-    assert breaker.state(0.0) == "closed"
+    assert breaker.state(ns(0.0)) == "closed"
 
 
 def test_only_the_window_counts():
@@ -52,9 +56,9 @@ def test_only_the_window_counts():
     breaker = Breaker(Limits(window=4, min_calls=4, failure_rate=0.5))
     for outcome in ("failure", *["success"] * 20, "failure", "success"):
         call(breaker, outcome)
-    assert breaker.state(0.0) == "closed"
+    assert breaker.state(ns(0.0)) == "closed"
     call(breaker, "failure")
-    assert breaker.state(0.0) == "open"
+    assert breaker.state(ns(0.0)) == "open"
 
 
 def test_slow_answers_open_it_too():
@@ -62,13 +66,13 @@ def test_slow_answers_open_it_too():
     breaker = Breaker(LIMITS)
     for _ in range(20):
         call(breaker, "success", duration_s=5.0)
-    assert breaker.state(0.0) == "closed"
+    assert breaker.state(ns(0.0)) == "closed"
     breaker = Breaker(LIMITS)
     for duration in (0.1, 5.1, 5.1, 5.1):
         call(breaker, "success", duration_s=duration)
-        assert breaker.state(0.0) == "closed"
+        assert breaker.state(ns(0.0)) == "closed"
     call(breaker, "success", duration_s=5.1)
-    assert breaker.state(0.0) == "open"
+    assert breaker.state(ns(0.0)) == "open"
 
 
 def test_uncounted_outcomes_leave_the_window_alone():
@@ -76,75 +80,75 @@ def test_uncounted_outcomes_leave_the_window_alone():
     breaker = Breaker(LIMITS)
     for _ in range(50):
         call(breaker, "uncounted", duration_s=99.0)
-    assert breaker.state(0.0) == "closed"
+    assert breaker.state(ns(0.0)) == "closed"
 
 
 def test_after_its_time_it_lets_the_probes_through_and_closes():
     """Three probes at once, the fourth is refused; three successes close it."""
     breaker = opened()
-    assert breaker.state(29.9) == "open"
-    permits = [breaker.acquire(30.0) for _ in range(3)]
+    assert breaker.state(ns(29.9)) == "open"
+    permits = [breaker.acquire(ns(30.0)) for _ in range(3)]
     assert all(isinstance(p, Permit) and p.probe for p in permits)
-    assert breaker.acquire(40.0) == Refusal(error_class="circuit_open", wait_s=50.0)
+    assert breaker.acquire(ns(40.0)) == Refusal(error_class="circuit_open", wait_s=50.0)
     for permit in permits[:2]:
-        breaker.settle(permit, "success", 31.0, duration_s=0.1)
-    assert isinstance(breaker.acquire(31.0), Refusal)
-    assert breaker.state(31.0) == "half_open"
-    breaker.settle(permits[2], "success", 31.0, duration_s=0.1)
-    assert breaker.state(31.0) == "closed"
+        breaker.settle(permit, "success", ns(31.0), ns(0.1))
+    assert isinstance(breaker.acquire(ns(31.0)), Refusal)
+    assert breaker.state(ns(31.0)) == "half_open"
+    breaker.settle(permits[2], "success", ns(31.0), ns(0.1))
+    assert breaker.state(ns(31.0)) == "closed"
     call(breaker, "failure", now=31.0)
-    assert breaker.state(31.0) == "closed"
+    assert breaker.state(ns(31.0)) == "closed"
 
 
 def test_one_failed_probe_opens_it_again_for_the_whole_time():
     """And what the other probes report afterwards changes nothing."""
     breaker = opened()
-    first, second = breaker.acquire(30.0), breaker.acquire(30.0)
-    breaker.settle(first, "failure", 32.0, duration_s=0.1)
-    assert breaker.acquire(40.0) == Refusal(error_class="circuit_open", wait_s=22.0)
-    breaker.settle(second, "success", 41.0, duration_s=0.1)
-    assert breaker.state(61.9) == "open"
-    assert breaker.state(62.0) == "half_open"
+    first, second = breaker.acquire(ns(30.0)), breaker.acquire(ns(30.0))
+    breaker.settle(first, "failure", ns(32.0), ns(0.1))
+    assert breaker.acquire(ns(40.0)) == Refusal(error_class="circuit_open", wait_s=22.0)
+    breaker.settle(second, "success", ns(41.0), ns(0.1))
+    assert breaker.state(ns(61.9)) == "open"
+    assert breaker.state(ns(62.0)) == "half_open"
 
 
 def test_a_cancelled_probe_gives_its_permit_back():
     """The next caller gets it."""
     breaker = opened()
-    permits = [breaker.acquire(30.0) for _ in range(3)]
-    breaker.settle(permits[0], "uncounted", 30.0, duration_s=0.0)
-    assert isinstance(breaker.acquire(30.0), Permit)
-    assert isinstance(breaker.acquire(30.0), Refusal)
+    permits = [breaker.acquire(ns(30.0)) for _ in range(3)]
+    breaker.settle(permits[0], "uncounted", ns(30.0), ns(0.0))
+    assert isinstance(breaker.acquire(ns(30.0)), Permit)
+    assert isinstance(breaker.acquire(ns(30.0)), Refusal)
 
 
 def test_a_probe_that_is_not_heard_of_loses_its_permit():
     """After its lease it counts as failed, and a late report is ignored."""
     breaker = opened()
-    stuck = breaker.acquire(30.0)
-    assert breaker.state(89.9) == "half_open"
-    assert breaker.state(90.0) == "open"
-    breaker.settle(stuck, "success", 95.0, duration_s=65.0)
-    assert breaker.state(95.0) == "open"
-    assert breaker.state(120.0) == "half_open"
+    stuck = breaker.acquire(ns(30.0))
+    assert breaker.state(ns(89.9)) == "half_open"
+    assert breaker.state(ns(90.0)) == "open"
+    breaker.settle(stuck, "success", ns(95.0), ns(65.0))
+    assert breaker.state(ns(95.0)) == "open"
+    assert breaker.state(ns(120.0)) == "half_open"
 
 
 def test_a_permit_is_settled_once():
     """Reporting a probe twice does not count twice."""
     breaker = opened()
-    permit = breaker.acquire(30.0)
+    permit = breaker.acquire(ns(30.0))
     for _ in range(3):
-        breaker.settle(permit, "success", 31.0, duration_s=0.1)
-    assert breaker.state(31.0) == "half_open"
+        breaker.settle(permit, "success", ns(31.0), ns(0.1))
+    assert breaker.state(ns(31.0)) == "half_open"
 
 
 def test_calls_of_an_earlier_time_do_not_count_in_this_one():
     """A call that began before the breaker opened reports into nothing."""
     breaker = Breaker(LIMITS)
-    early = breaker.acquire(0.0)
+    early = breaker.acquire(ns(0.0))
     for _ in range(4):
         call(breaker, "failure")
-    breaker.settle(early, "success", 30.0, duration_s=30.0)
-    assert breaker.state(30.0) == "half_open"
-    assert isinstance(breaker.acquire(30.0), Permit)
+    breaker.settle(early, "success", ns(30.0), ns(30.0))
+    assert breaker.state(ns(30.0)) == "half_open"
+    assert isinstance(breaker.acquire(ns(30.0)), Permit)
 
 
 def test_a_call_of_an_earlier_life_does_not_count_in_a_later_one():
@@ -152,30 +156,30 @@ def test_a_call_of_an_earlier_life_does_not_count_in_a_later_one():
     breaker, now = Breaker(LIMITS), 0.0
 
     def live_and_die(now):
-        early = breaker.acquire(now)
+        early = breaker.acquire(ns(now))
         for _ in range(4):
             call(breaker, "failure", now=now)
         for _ in range(3):
             call(breaker, "success", now=now + 30.0)
-        assert breaker.state(now + 30.0) == "closed"
+        assert breaker.state(ns(now + 30.0)) == "closed"
         return early
 
     live_and_die(now)
     late = live_and_die(now + 40.0)
     for _ in range(3):
         call(breaker, "failure", now=now + 80.0)
-    breaker.settle(late, "failure", now + 80.0, duration_s=40.0)
-    assert breaker.state(now + 80.0) == "closed"
+    breaker.settle(late, "failure", ns(now + 80.0), ns(40.0))
+    assert breaker.state(ns(now + 80.0)) == "closed"
 
 
 def test_throttling_is_a_state_of_its_own():
     """Calls are refused for the time asked, the longest counts, and the window stays clean."""
     breaker = Breaker(LIMITS)
-    breaker.throttle(0.0, 10.0)
-    breaker.throttle(1.0, 2.0)
-    assert breaker.acquire(4.0) == Refusal(error_class="throttled_locally", wait_s=6.0)
-    assert breaker.state(4.0) == "closed"
-    assert isinstance(breaker.acquire(10.0), Permit)
+    breaker.throttle(ns(0.0), 10.0)
+    breaker.throttle(ns(1.0), 2.0)
+    assert breaker.acquire(ns(4.0)) == Refusal(error_class="throttled_locally", wait_s=6.0)
+    assert breaker.state(ns(4.0)) == "closed"
+    assert isinstance(breaker.acquire(ns(10.0)), Permit)
 
 
 @pytest.mark.parametrize("callers", [2200])
@@ -185,7 +189,7 @@ def test_exactly_the_probes_pass_whatever_the_concurrency(callers):
 
     def work(n):
         barrier.wait()
-        got.extend(breaker.acquire(30.0) for _ in range(n))
+        got.extend(breaker.acquire(ns(30.0)) for _ in range(n))
 
     threads = [threading.Thread(target=work, args=(callers // 200,)) for _ in range(200)]
     for t in threads:
@@ -207,7 +211,7 @@ class BreakerMachine(RuleBasedStateMachine):
     @rule()
     def acquire(self):
         """Ask; a refusal says how long."""
-        got = self.breaker.acquire(self.now)
+        got = self.breaker.acquire(ns(self.now))
         if isinstance(got, Permit):
             self.held.append((got, self.now))
         else:
@@ -218,7 +222,7 @@ class BreakerMachine(RuleBasedStateMachine):
         """Report one that is held."""
         if self.held:
             permit, since = self.held.pop(at % len(self.held))
-            self.breaker.settle(permit, outcome, self.now, duration_s=self.now - since)
+            self.breaker.settle(permit, outcome, ns(self.now), ns(self.now - since))
 
     @rule(seconds=st.floats(0, 70))
     def pass_time(self, seconds):
@@ -228,12 +232,12 @@ class BreakerMachine(RuleBasedStateMachine):
     @rule(seconds=st.floats(0, 40))
     def throttle(self, seconds):
         """Slow down, as the provider asks."""
-        self.breaker.throttle(self.now, seconds)
+        self.breaker.throttle(ns(self.now), seconds)
 
     @invariant()
     def probes_are_bounded(self):
         """Never more probes out than allowed, and an idle breaker can always be asked again."""
-        assert self.breaker.state(self.now) in {"closed", "open", "half_open"}
+        assert self.breaker.state(ns(self.now)) in {"closed", "open", "half_open"}
         assert len(self.breaker._leases) <= LIMITS.probes
 
 
@@ -285,11 +289,11 @@ def test_a_total_outage_is_not_amplified(callers):
         budget.call()
         for tier, tries in ((0, 3), (1, 3)):
             for _ in range(tries):
-                permit = breakers[tier].acquire(now)
+                permit = breakers[tier].acquire(ns(now))
                 if isinstance(permit, Refusal):
                     break
                 requests += 1
-                breakers[tier].settle(permit, "failure", now, duration_s=0.1)
+                breakers[tier].settle(permit, "failure", ns(now), ns(0.1))
                 if not budget.take(14):
                     break
     assert requests <= 1.2 * callers
@@ -314,13 +318,13 @@ def test_while_all_is_well_no_lock_is_taken():
     def good_path(now):
         breaker._lock = Forbidden()
         for duration in (0.1, LIMITS.slow_call_s):
-            permit = breaker.acquire(now)
-            breaker.settle(permit, "success", now, duration_s=duration)
+            permit = breaker.acquire(ns(now))
+            breaker.settle(permit, "success", ns(now), ns(duration))
         breaker._lock = lock
 
     good_path(0.0)
-    breaker.throttle(0.0, 5.0)
-    assert isinstance(breaker.acquire(1.0), Refusal)
+    breaker.throttle(ns(0.0), 5.0)
+    assert isinstance(breaker.acquire(ns(1.0)), Refusal)
     call(breaker, "success", now=6.0)
     good_path(6.0)
     call(breaker, "failure", now=7.0)
@@ -331,7 +335,7 @@ def test_while_all_is_well_no_lock_is_taken():
 
 def test_a_breaker_that_opens_early_says_so():
     """In its first second too: it is open, and nobody asked it to slow down."""
-    assert opened(now=0.0).acquire(0.5) == Refusal(error_class="circuit_open", wait_s=29.5)
+    assert opened(now=0.0).acquire(ns(0.5)) == Refusal(error_class="circuit_open", wait_s=29.5)
 
 
 def test_exactly_the_limit_is_not_slow_after_a_failure_either():
@@ -340,7 +344,7 @@ def test_exactly_the_limit_is_not_slow_after_a_failure_either():
     call(breaker, "failure")
     for _ in range(9):
         call(breaker, "success", duration_s=LIMITS.slow_call_s)
-    assert breaker.state(0.0) == "closed"
+    assert breaker.state(ns(0.0)) == "closed"
 
 
 def test_the_share_of_calls_is_counted_exactly():
@@ -366,10 +370,10 @@ def test_a_full_bucket_takes_no_lock():
 
 
 def test_who_waits_as_long_as_was_asked_is_let_in():
-    """Though the sum of two floats is a rounding later than the clock that was waited for."""
+    """To the nanosecond, in whatever units the state is kept."""
     breaker = Breaker(LIMITS)
     for start_ns in (31_785_456_002, 127_015_565_550, 254_148_527_196):
-        breaker.throttle(start_ns / 1e9, 2.0)
-        assert isinstance(breaker.acquire((start_ns + 2_000_000_000) / 1e9), Permit)
-    breaker.throttle(100.0, 2.0)
-    assert isinstance(breaker.acquire(101.999), Refusal)
+        breaker.throttle(start_ns, 2.0)
+        assert isinstance(breaker.acquire(start_ns + 2_000_000_000), Permit)
+    breaker.throttle(ns(100.0), 2.0)
+    assert isinstance(breaker.acquire(ns(101.999)), Refusal)

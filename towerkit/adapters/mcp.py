@@ -11,7 +11,6 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from towerkit.core.errors import CallRefused, UsageError
-from towerkit.cost.ledger import NANO
 from towerkit.reliability.breaker import Outcome, Permit, Refusal
 from towerkit.reliability.classify import Failure, classify_tool_result
 from towerkit.reliability.policy import CallState
@@ -153,7 +152,7 @@ class _McpCall(FunctionCall):
             name = "" if failure is None else failure.error_class
             outcome: Outcome = "failure" if name in _SERVER_ILL else "success"
             self._breaker().settle(
-                permit, "uncounted" if name in _NO_WORD else outcome, self._now(), duration_s=0.0
+                permit, "uncounted" if name in _NO_WORD else outcome, self._run.env.mono_ns(), 0
             )
         return super().settle(span, state, value, failure)
 
@@ -176,7 +175,7 @@ class _McpCall(FunctionCall):
         return result
 
     def _admit(self) -> None:
-        admitted = self._breaker().acquire(self._now())
+        admitted = self._breaker().acquire(self._run.env.mono_ns())
         if isinstance(admitted, Refusal):
             summary = TAXONOMY[admitted.error_class].summary
             raise CallRefused(
@@ -187,9 +186,6 @@ class _McpCall(FunctionCall):
 
     def _breaker(self) -> Any:
         return self._run.tower.breaker(f"mcp:{self._server}")
-
-    def _now(self) -> float:
-        return self._run.env.mono_ns() / NANO
 
 
 def _said(result: Any) -> str:

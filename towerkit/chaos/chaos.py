@@ -174,7 +174,7 @@ class _World:
         return Seen(
             spans=_rows(run), charges=_charges(run), started=run.recorder.next_seq,
             reserved=run.ledger.reserved, duration_s=run.env.mono_ns() / NANO,
-            counted=breaker.counted(), throttled=breaker.throttled_until > 0.0,
+            counted=breaker.counted(), throttled=breaker.throttled_until_ns > 0,
         )  # fmt: skip
 
     def _carry_out(

@@ -8,7 +8,6 @@ so every `str` a model can produce has one spelling.
 from __future__ import annotations
 
 import hashlib
-import hmac
 import json
 import math
 from collections.abc import Iterator
@@ -132,8 +131,9 @@ def digest_of(value: Any) -> str:
 
 
 def fingerprint(key: bytes, data: bytes) -> str:
-    """Return a keyed digest of content, 32 hexadecimal characters (HMAC-SHA-256, 128 bits).
+    """Return a keyed digest of content, 32 hexadecimal characters (keyed BLAKE2b, RFC 7693).
 
-    Keyed because short content (a postcode, a yes) can be guessed from an unkeyed digest.
+    Keyed because short content (a postcode, a yes) can be guessed from an unkeyed digest. BLAKE2b
+    takes a key by itself and costs half of what HMAC does; two of them go with every call.
     """
-    return hmac.digest(key, data, "sha256")[:16].hex()
+    return hashlib.blake2b(data, key=key, digest_size=16).hexdigest()

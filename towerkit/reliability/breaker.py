@@ -1,8 +1,9 @@
 """The circuit breaker: stop calling what keeps failing, and find out gently when it is back.
 
 Rule: pure but for one lock, which is held for the bookkeeping and never during a call. Time comes
-in with every method. What opens it is in `Limits`. While nothing has failed lately the lock is not
-taken at all: everybody shares one permit, and a good answer is one atomic append.
+in with every method, in nanoseconds of the caller's clock. What opens it is in `Limits`. While
+nothing has failed lately the lock is not taken at all: everybody shares one permit, and a good
+answer is one atomic append.
 
     closed ──failure rate or slow rate over its limit, enough calls──▶ open
     open ──`open_s` passed──▶ half_open
@@ -26,8 +27,7 @@ import msgspec
 State = Literal["closed", "open", "half_open"]
 Outcome = Literal["failure", "success", "uncounted"]
 _GOOD = (False, False)
-# Times are floats: who waits as long as was asked may read the clock a rounding too early.
-TICK_S = 1e-6
+NS = 1_000_000_000  # nanoseconds a second
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,31 +71,38 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     wait_s: float
 
 
+def in_ns(seconds: float) -> int:
+    """Return seconds as nanoseconds; for ever, or nearly, is thirty years."""
+    return round(min(seconds, 1e9) * NS)
+
+
 class Breaker:
     """One breaker, for one key (a provider's model, a tool, a server)."""
 
-    _opened_at: float  # set when it opens
+    _opened_ns: int  # set when it opens
     _succeeded: int  # probes that did, set when it opens half
     _window: deque[tuple[bool, bool]]  # (failed, slow) of the last calls, oldest first
     _permit: Permit  # what the calls of a closed breaker share
-    _shared: Permit | None  # the same, or None where somebody has to look
+    shared: Permit | None  # the same, or None where `acquire` has to look
     _spotless: Permit | None  # the same, while the window holds nothing bad
 
     def __init__(self, limits: Limits | None = None) -> None:
         """Start closed."""
         self.limits = limits or Limits()
-        self._slow_call_s = self.limits.slow_call_s
-        self.throttled_until = 0.0  # calls are refused before; the caller's clock, seconds
+        self._slow_ns = in_ns(self.limits.slow_call_s)
+        self._open_ns = in_ns(self.limits.open_s)
+        self._lease_ns = in_ns(self.limits.lease_s)
+        self.throttled_until_ns = 0  # calls are refused before
         self._epoch = 0
         self._numbers = 0
-        self._leases: dict[int, float] = {}
+        self._leases: dict[int, int] = {}
         self._lock = threading.Lock()
         self._enter("closed")
 
-    def state(self, now: float) -> State:
-        """Return the state at `now`."""
+    def state(self, now_ns: int) -> State:
+        """Return the state at `now_ns`."""
         with self._lock:
-            self._pass_time(now)
+            self._pass_time(now_ns)
             return self._state
 
     def counted(self) -> tuple[int, int]:
@@ -103,69 +110,69 @@ class Breaker:
         window = tuple(self._window)
         return len(window), sum(failed for failed, _ in window)
 
-    def acquire(self, now: float) -> Permit | Refusal:
+    def acquire(self, now_ns: int) -> Permit | Refusal:
         """Return a permit, or the refusal; never waits."""
-        return self._shared or self._acquire(now)
+        return self.shared or self._acquire(now_ns)
 
-    def _acquire(self, now: float) -> Permit | Refusal:
+    def _acquire(self, now_ns: int) -> Permit | Refusal:
         with self._lock:
-            self._pass_time(now)
-            if self.throttled_until - now > TICK_S:
-                wait = self.throttled_until - now
-                return Refusal(error_class="throttled_locally", wait_s=wait)
+            self._pass_time(now_ns)
+            if now_ns < self.throttled_until_ns:
+                wait_ns = self.throttled_until_ns - now_ns
+                return Refusal(error_class="throttled_locally", wait_s=wait_ns / NS)
             if self._state == "open":
-                wait = self._opened_at + self.limits.open_s - now
-                return Refusal(error_class="circuit_open", wait_s=wait)
+                wait_ns = self._opened_ns + self._open_ns - now_ns
+                return Refusal(error_class="circuit_open", wait_s=wait_ns / NS)
             if self._state == "closed":
-                self._shared = self._permit
+                self.shared = self._permit
                 return self._permit
             if len(self._leases) + self._succeeded >= self.limits.probes:
-                wait = min(self._leases.values()) - now
-                return Refusal(error_class="circuit_open", wait_s=wait)
+                wait_ns = min(self._leases.values()) - now_ns
+                return Refusal(error_class="circuit_open", wait_s=wait_ns / NS)
             self._numbers += 1
-            self._leases[self._numbers] = now + self.limits.lease_s
+            self._leases[self._numbers] = now_ns + self._lease_ns
             return Permit(number=self._numbers, epoch=self._epoch)
 
-    def settle(self, permit: Permit, outcome: Outcome, now: float, *, duration_s: float) -> None:
+    def settle(self, permit: Permit, outcome: Outcome, now_ns: int, took_ns: int) -> None:
         """Report a permitted call. `uncounted` gives the permit back: cancelled, or not our say.
 
         A report that comes after the state that permitted it has ended changes nothing.
         """
-        if permit is self._spotless and outcome == "success" and duration_s <= self._slow_call_s:
+        if permit is self._spotless and outcome == "success" and took_ns <= self._slow_ns:
             self._window.append(_GOOD)
         else:
-            self._settle(permit, outcome, now, duration_s)
+            self._settle(permit, outcome, now_ns, took_ns)
 
-    def _settle(self, permit: Permit, outcome: Outcome, now: float, duration_s: float) -> None:
+    def _settle(self, permit: Permit, outcome: Outcome, now_ns: int, took_ns: int) -> None:
         with self._lock:
-            self._pass_time(now)
+            self._pass_time(now_ns)
             if permit.epoch != self._epoch:
                 return
             if permit.probe:
                 if self._leases.pop(permit.number, None) is not None:
-                    self._probe_over(outcome, now)
+                    self._probe_over(outcome, now_ns)
             elif outcome != "uncounted":
-                self._window.append((outcome == "failure", duration_s > self._slow_call_s))
+                self._window.append((outcome == "failure", took_ns > self._slow_ns))
                 if self._too_bad():
-                    self._open(now)
+                    self._open(now_ns)
 
-    def throttle(self, now: float, wait_s: float) -> None:
+    def throttle(self, now_ns: int, wait_s: float) -> None:
         """Refuse calls for `wait_s`: the provider asked to slow down. No failure."""
         with self._lock:
-            self.throttled_until = max(self.throttled_until, now + wait_s)
-            self._shared = None
+            self.throttled_until_ns = max(self.throttled_until_ns, now_ns + in_ns(wait_s))
+            self.shared = None
 
     # -- what follows what, with the lock held -----------------------------------------------------
 
-    def _pass_time(self, now: float) -> None:
-        if self._state == "open" and now >= self._opened_at + self.limits.open_s:
+    def _pass_time(self, now_ns: int) -> None:
+        if self._state == "open" and now_ns >= self._opened_ns + self._open_ns:
             self._enter("half_open")
-        if self._state == "half_open" and any(now >= end for end in self._leases.values()):
-            self._open(now)
+        if self._state == "half_open" and any(now_ns >= end for end in self._leases.values()):
+            self._open(now_ns)
 
-    def _probe_over(self, outcome: Outcome, now: float) -> None:
+    def _probe_over(self, outcome: Outcome, now_ns: int) -> None:
         if outcome == "failure":
-            self._open(now)
+            self._open(now_ns)
         elif outcome == "success":
             self._succeeded += 1
             if self._succeeded == self.limits.probes:
@@ -181,8 +188,8 @@ class Breaker:
             return False
         return failed >= limits.failure_rate * n or slow >= limits.slow_rate * n
 
-    def _open(self, now: float) -> None:
-        self._opened_at = now
+    def _open(self, now_ns: int) -> None:
+        self._opened_ns = now_ns
         self._enter("open")
 
     def _enter(self, state: State) -> None:
@@ -192,7 +199,7 @@ class Breaker:
         self._leases.clear()
         self._window = deque(maxlen=self.limits.window)
         self._permit = Permit(epoch=self._epoch)
-        self._shared = self._spotless = self._permit if state == "closed" else None
+        self.shared = self._spotless = self._permit if state == "closed" else None
 
 
 class RetryBudget:
@@ -210,7 +217,7 @@ class RetryBudget:
     def __init__(self) -> None:
         """Start with the floor and a full bucket."""
         self._earned, self._tokens = self.FLOOR * self.EVERY, self.CAPACITY
-        self._taken = False
+        self.below = False
         self._lock = threading.Lock()
         # Counts logical calls; atomic and without a lock, because every call of a process does it.
         self.call: Callable[[], int] = itertools.count(1).__next__
@@ -224,7 +231,7 @@ class RetryBudget:
                 return 0
             self._earned -= self.EVERY
             self._tokens -= cost
-            self._taken = True
+            self.below = True
             return cost
 
     def _earn(self) -> None:
@@ -234,10 +241,14 @@ class RetryBudget:
         self._seen = counted + 1
 
     def success(self, cost: int) -> None:
-        """Report a call that ended well after retries of `cost` tokens in all."""
-        if self._taken or cost:  # a full bucket has no room
+        """Report a call that ended well after retries of `cost` tokens in all.
+
+        A bucket that is not `below` its rim has no room: then nobody need ask about a call that
+        took none.
+        """
+        if self.below or cost:
             with self._lock:
                 self._tokens = min(self.CAPACITY, self._tokens + max(1, cost))
-                self._taken = self._tokens < self.CAPACITY
+                self.below = self._tokens < self.CAPACITY
                 if cost:
                     self._earned += self.EVERY

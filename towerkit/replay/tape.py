@@ -76,7 +76,7 @@ class Tape:
         """Return or raise what the recorded attempt did."""
         return self.attempt(what, lambda: None)
 
-    def admit(self, what: Attempt, breaker: Breaker, now_s: float) -> Permit | Refusal | None:  # noqa: ARG002  never asked
+    def admit(self, what: Attempt, breaker: Breaker, now_ns: int) -> Permit | Refusal | None:  # noqa: ARG002  never asked
         """Return the recorded refusal, if the recorded call was refused here."""
         rows = self._rows.get((what.kind, what.name, what.path, what.request_digest))
         if not rows or rows[0]["outcome"] not in {"circuit_open", "throttled_locally"}:

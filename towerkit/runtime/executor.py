@@ -44,7 +44,7 @@ class Executor(Protocol):
     async def aattempt(self, what: Attempt, call: Callable[[], Awaitable[Any]]) -> Any:
         """Do the same on an event loop."""
 
-    def admit(self, what: Attempt, breaker: Breaker, now_s: float) -> Permit | Refusal | None:
+    def admit(self, what: Attempt, breaker: Breaker, now_ns: int) -> Permit | Refusal | None:
         """Return whether the attempt may be made; None where no breaker has a say."""
 
     def granted(self, what: Attempt, budget: RetryBudget, cost: int) -> int:
@@ -76,9 +76,9 @@ class Live:
             call = self._faults.awrap(what.kind, what.name, call, self._env)
         return await self._env.abounded(call, what.timeout_s)
 
-    def admit(self, what: Attempt, breaker: Breaker, now_s: float) -> Permit | Refusal | None:  # noqa: ARG002
+    def admit(self, what: Attempt, breaker: Breaker, now_ns: int) -> Permit | Refusal | None:  # noqa: ARG002
         """Ask the breaker."""
-        return breaker.acquire(now_s)
+        return breaker.shared or breaker.acquire(now_ns)
 
     def granted(self, what: Attempt, budget: RetryBudget, cost: int) -> int:  # noqa: ARG002
         """Ask the budget."""

@@ -272,7 +272,9 @@ class Guard:
             self._end(value.error)
             return value
         call.learn(value, self._answer)
-        self._tower.retry_budget.success(self._retry_cost)
+        budget = self._tower.retry_budget
+        if self._retry_cost or budget.below:
+            budget.success(self._retry_cost)
         if self._state.tier:
             span.fields.update(call.columns(self._state))
         run.end_span(span, None, failure=self._failure, simulated=call.simulated(self._state))
@@ -370,14 +372,14 @@ class Guard:
             raise self._late()
         what = self._what(left)
         breaker = self._tower.breaker(call.breaker_key(state))
-        permit = run.executor.admit(what, breaker, start / NANO)
+        permit = run.executor.admit(what, breaker, start)
         if isinstance(permit, Refusal):
             return None, self._refused(what, permit, left)
         try:
             reservation = run.ledger.reserve(call.worst_case(state))
         except BaseException:
             if permit is not None:
-                breaker.settle(permit, "uncounted", start / NANO, duration_s=0.0)
+                breaker.settle(permit, "uncounted", start, 0)
             raise
         open_ = _Open(what, self._attempt_span(start), start, breaker, permit, reservation)
         value, failure, error = None, None, None
@@ -431,11 +433,10 @@ class Guard:
     def _settle_breaker(
         self, breaker: Breaker, permit: Permit, failure: Failure | None, start: int, end: int
     ) -> None:
-        now_s, took_s = end / NANO, (end - start) / NANO
         effect = "neutral" if failure is None else TAXONOMY[failure.error_class].breaker
-        breaker.settle(permit, _OUTCOMES[effect], now_s, duration_s=took_s)
+        breaker.settle(permit, _OUTCOMES[effect], end, end - start)
         if effect == "throttle" and failure is not None and failure.retry_after_s:
-            breaker.throttle(now_s, failure.retry_after_s)
+            breaker.throttle(end, failure.retry_after_s)
 
     def _pump(self, call: StreamCall, items: Any, what: Attempt) -> Steps:
         """Deliver a stream's pieces and return its answer; a stream without one was truncated.

@@ -24,7 +24,7 @@ from towerkit.core.errors import (
     UsageError,
 )
 from towerkit.core.types import Message, Request, Response
-from towerkit.cost.ledger import NANO, Ledger
+from towerkit.cost.ledger import NANO, ledger_of
 from towerkit.faults.plan import FaultPlan
 from towerkit.reliability.classify import Failure, classify
 from towerkit.reliability.policy import CallState
@@ -113,7 +113,7 @@ class Run:
         self.result: Any = None
         self.error_class: str | None = None
         limit = tower.budget_usd
-        self.ledger = Ledger(None if limit is None else round(limit * NANO))
+        self.ledger = ledger_of(None if limit is None else round(limit * NANO))
         self._policy = tower.policy
         self.progress = Progress(
             max_repeats=tower.policy.max_repeats,

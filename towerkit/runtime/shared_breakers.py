@@ -16,7 +16,7 @@ from typing import Any, Literal
 import msgspec
 
 from towerkit.core.errors import UsageError
-from towerkit.reliability.breaker import Breaker, Limits, Outcome, Permit, Refusal, State
+from towerkit.reliability.breaker import Breaker, Limits, Outcome, Permit, Refusal, State, in_ns
 
 log = logging.getLogger("towerkit")
 
@@ -137,7 +137,7 @@ class RedisBreakers:
         self._failed: type[Exception] = redis.RedisError
         self._script = self._redis.register_script(SCRIPT)
         self._prefix, self._clock = prefix, clock
-        self._away_until = 0.0
+        self._away_until_ns = 0
         self._lock = threading.Lock()
         self.unanswered = 0
 
@@ -145,18 +145,18 @@ class RedisBreakers:
         """Return the breaker of `key`."""
         return SharedBreaker(self, f"{self._prefix}:breaker:{{{key}}}", limits)
 
-    def ask(self, key: str, limits: str, now: float, op: str, *args: Any) -> list[Any] | None:
-        """Return the script's answer; None while Redis is away. `now` is the caller's clock."""
-        if now < self._away_until:
+    def ask(self, key: str, limits: str, now_ns: int, op: str, *args: Any) -> list[Any] | None:
+        """Return the script's answer; None while Redis is away. `now_ns` is the caller's clock."""
+        if now_ns < self._away_until_ns:
             return None
-        at = now * 1000.0 if self._clock == "caller" else -1.0
+        at = now_ns / 1e6 if self._clock == "caller" else -1.0
         keys = [key, f"{key}:window", f"{key}:leases"]
         try:
             found = self._script(keys=keys, args=[op, repr(at), limits, *args])
         except (self._failed, OSError) as error:
             with self._lock:
                 self.unanswered += 1
-                self._away_until = now + AWAY_S
+                self._away_until_ns = now_ns + in_ns(AWAY_S)
             log.warning("shared breakers: Redis does not answer, going on alone: %s", error)
             return None
         return [v.decode() if isinstance(v, bytes) else v for v in found]
@@ -174,6 +174,7 @@ class SharedBreaker(Breaker):
     def __init__(self, house: RedisBreakers, key: str, limits: Limits) -> None:
         """Use `RedisBreakers.breaker`."""
         super().__init__(limits)
+        self.shared = None  # what was true a moment ago is for `acquire` to say
         self._alone = Breaker(limits)
         self._house, self._key = house, key
         in_ms = {name: 1000.0 * getattr(limits, f"{name}_s") for name in ("open", "lease")}
@@ -183,71 +184,71 @@ class SharedBreaker(Breaker):
         }
         # What nobody asks about for a day is forgotten.
         self._told = msgspec.json.encode({**in_ms, **rest, "keep": 86_400_000}).decode()
-        self._trusted: tuple[float, Permit] | None = None
+        self._trusted: tuple[int, Permit] | None = None
         self._good = self._good_epoch = 0
-        self._now = 0.0  # of the last question
+        self._now_ns = 0  # of the last question
         self._counting = threading.Lock()
 
-    def _ask(self, now: float, op: str, *args: Any) -> list[Any] | None:
-        self._now = now
-        return self._house.ask(self._key, self._told, now, op, *args)
+    def _ask(self, now_ns: int, op: str, *args: Any) -> list[Any] | None:
+        self._now_ns = now_ns
+        return self._house.ask(self._key, self._told, now_ns, op, *args)
 
-    def state(self, now: float) -> State:
+    def state(self, now_ns: int) -> State:
         """Return the state, as all processes see it."""
-        self._report(now)
-        found = self._ask(now, "look")
-        return self._alone.state(now) if found is None else found[0]
+        self._report(now_ns)
+        found = self._ask(now_ns, "look")
+        return self._alone.state(now_ns) if found is None else found[0]
 
     def counted(self) -> tuple[int, int]:
         """Return how many calls of all processes are in the window, and how many failed."""
-        self._report(self._now)
-        found = self._ask(self._now, "look")
+        self._report(self._now_ns)
+        found = self._ask(self._now_ns, "look")
         return self._alone.counted() if found is None else (found[1], found[2])
 
-    def acquire(self, now: float) -> Permit | Refusal:
+    def acquire(self, now_ns: int) -> Permit | Refusal:
         """Return a permit, or the refusal; asks Redis unless it said "closed" a moment ago."""
         trusted = self._trusted
-        if trusted is not None and now < trusted[0]:
+        if trusted is not None and now_ns < trusted[0]:
             return trusted[1]
-        found = self._ask(now, "acquire")
+        found = self._ask(now_ns, "acquire")
         self._trusted = None
         if found is None:
-            inner = self._alone.acquire(now)
+            inner = self._alone.acquire(now_ns)
             return inner if isinstance(inner, Refusal) else Alone(epoch=-1, inner=inner)
         if found[0] == "closed":
             permit = Permit(epoch=found[1])
-            self._trusted = (now + TRUST_S, permit)
+            self._trusted = (now_ns + in_ns(TRUST_S), permit)
             return permit
         if found[0] == "probe":
             return Permit(epoch=found[1], number=found[2])
         return Refusal(error_class=found[0], wait_s=float(found[1]) / 1000.0)
 
-    def settle(self, permit: Permit, outcome: Outcome, now: float, *, duration_s: float) -> None:
+    def settle(self, permit: Permit, outcome: Outcome, now_ns: int, took_ns: int) -> None:
         """Report a permitted call: a failure or a probe at once, good answers in batches."""
         if isinstance(permit, Alone):
-            self._alone.settle(permit.inner, outcome, now, duration_s=duration_s)
+            self._alone.settle(permit.inner, outcome, now_ns, took_ns)
             return
-        slow = duration_s > self.limits.slow_call_s
+        slow = took_ns > self._slow_ns
         if outcome == "success" and not permit.probe and not slow:
             with self._counting:
                 self._good, self._good_epoch = self._good + 1, permit.epoch
                 full = self._good >= BATCH
             if full:
-                self._report(now)
+                self._report(now_ns)
             return
-        self._report(now)
+        self._report(now_ns)
         self._trusted = None
-        self._ask(now, "settle", permit.epoch, permit.number, outcome, int(slow), 1)
+        self._ask(now_ns, "settle", permit.epoch, permit.number, outcome, int(slow), 1)
 
-    def throttle(self, now: float, wait_s: float) -> None:
+    def throttle(self, now_ns: int, wait_s: float) -> None:
         """Refuse calls of every process for `wait_s`."""
         self._trusted = None
-        if self._ask(now, "throttle", wait_s * 1000.0) is None:
-            self._alone.throttle(now, wait_s)
+        if self._ask(now_ns, "throttle", wait_s * 1000.0) is None:
+            self._alone.throttle(now_ns, wait_s)
 
-    def _report(self, now: float) -> None:
+    def _report(self, now_ns: int) -> None:
         """Tell Redis of the good answers since the last time, before what came after them."""
         with self._counting:
             good, self._good = self._good, 0
         if good:
-            self._ask(now, "settle", self._good_epoch, 0, "success", 0, good)
+            self._ask(now_ns, "settle", self._good_epoch, 0, "success", 0, good)
