@@ -145,6 +145,9 @@ SLOW = [
     "try again in " + "1m" * 9000, "rate limit " * 2000 + "'", "a." * 10_000, "_" * 20_000,
     "blocked " * 2500, "context " * 2500, "quota " * 3300, "error code: " * 1700, '\n  File "' * 2000,
     "invalid json" * 1600, " " * 20_000, "finish_reason" * 1500, "api key" * 2800, "guardrail" * 2200,
+    "AError: " * 2500, "a.b.C" * 4000, '"input": "' * 2000, "'prompt': '" * 1800, '{"a":' * 4000,
+    "reached your " * 1500, "or you " * 2800, "an internal unknown " * 1000, "error (executing " * 1200,
+    "invalid 'messages" * 1200, "Timeout - (" * 1800, '["\\"' * 5000, "model id " * 2200,
 ]  # fmt: skip
 
 
