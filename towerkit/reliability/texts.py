@@ -16,7 +16,7 @@ _TABLE: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("budget_exceeded", (r"budget has been exceeded", r"exceededbudget", r"over budget", r"max_budget\b")),
     ("context_too_long", (
         r"context[_ ]length[_ ]exceeded", r"context[ _]window[ _]exceeded", r"contextwindowexceeded",
-        r"maximum context (?:length|window)", r"max(?:imum)? context",
+        r"maximum (?:context|prompt|sequence) (?:length|window|size)", r"max(?:imum)? context",
         r"(?:prompt|input|request|conversation|messages?) (?:is|are|was) too long",
         r"input (?:is )?too long", r"too many (?:input |prompt |total )?tokens(?! ?(?:per|, please wait))",
         r"(?:exceeds?|exceeded|over|beyond|larger than|longer than|greater than|above) (?:the |this |your )?(?:model'?s? )?(?:max(?:imum)? |available |allowed |total )?(?:context|input token|sequence length|number of tokens|token limit|prompt length)",
