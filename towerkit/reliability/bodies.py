@@ -28,11 +28,12 @@ CODES: dict[str, str] = {
         "billing_hard_limit_reached", "insufficient_balance", "insufficient_credits",
         "insufficient_user_quota", "payment_required", "dailylimitexceeded", "quota_exceeded",
         "access_terminated_error", "exceeded_current_quota_error", "token_quota_reached",
-        "arrearage", "storage_quota_exceeded",
+        "arrearage", "storage_quota_exceeded", "credit_limit", "out_of_credits",
+        "spend_limit_exceeded", "usage_limit_reached",
     ), "quota_exhausted"),
     **dict.fromkeys(("slow_down", "ramp_limit_exceeded"), "ramp_too_fast"),
     **dict.fromkeys((
-        "context_length_exceeded", "string_above_max_length", "tokens_limit_reached",
+        "context_length_exceeded", "tokens_limit_reached", "exceed_context_size_error",
         "context_window_exceeded", "model_context_window_exceeded", "max_tokens_exceeded",
         "content_length_exceeded", "contextwindowexceedederror",
     ), "context_too_long"),
@@ -56,7 +57,7 @@ CODES: dict[str, str] = {
     **dict.fromkeys((
         "model_not_found", "deploymentnotfound", "model_decommissioned", "model_not_available",
         "model_deprecated", "model_not_supported", "unknown_model", "invalid_model",
-        "resourcenotfoundexception", "not_found_error", "model_terms_required", "modelnotfound",
+        "not_found_error", "modelnotfound",
     ), "model_not_found"),
     **dict.fromkeys((
         "invalid_api_key", "authentication_error", "api_key_invalid", "api_key_expired",
@@ -68,7 +69,8 @@ CODES: dict[str, str] = {
         "account_deactivated", "access_token_type_unsupported", "credentials_missing",
         "invalidclienttokenid", "signaturedoesnotmatch", "invalid_grant", "authentication_failed",
         "invalid_access_token", "auth_error", "invalid_issuer", "ip_not_authorized_token",
-        "invalidapikey", "invalid_key",
+        "invalidapikey", "invalid_key", "authentication_token_not_valid", "expired_token",
+        "invalidauthenticationtoken", "missing_api_key", "no_auth",
     ), "auth_failed"),
     **dict.fromkeys((
         "permission_error", "permission_denied", "accessdeniedexception", "accessdenied",
@@ -76,7 +78,9 @@ CODES: dict[str, str] = {
         "insufficient_permissions", "service_disabled", "consumer_invalid", "forbidden",
         "permissiondenied", "permission_denied_error", "access_denied", "organization_restricted",
         "authorizationerror", "api_key_service_blocked", "user_not_authorized", "no_access",
-        "token_not_allowed",
+        "token_not_allowed", "model_terms_required", "model_permission_blocked_org",
+        "model_permission_blocked_project", "missing_scope", "permissions_error",
+        "permission-error", "organization_disabled", "unauthorizedoperation",
     ), "permission_denied"),
     **dict.fromkeys((
         "rate_limit_exceeded", "rate_limit_error", "throttlingexception", "throttling_error",
@@ -121,6 +125,8 @@ WEAK_CODES: dict[str, str] = {
         "unsupported_image", "invalid_input_error", "invalid_request_body", "already_exists",
         "invalid_function_parameters", "invalid_json_schema", "invalid_base64", "invalid_url",
         "image_parse_error", "image_content_policy", "invalid_parameter_error", "empty_array",
+        "string_above_max_length", "invalid_request_prompt", "invalid_request_message_order",
+        "invalid_request_file", "invalid_input_argument", "invalid_request_entity",
     ), "invalid_request"),
     **dict.fromkeys((
         "api_error", "server_error", "internal_error", "internal_server_error", "internal",
@@ -128,7 +134,8 @@ WEAK_CODES: dict[str, str] = {
         "internalerror", "service_error", "upstream_error", "bad_gateway", "server_shutting_down",
         "vector_store_timeout", "backend_error", "backenderror", "internalservererrorexception",
     ), "upstream_5xx"),
-    **dict.fromkeys(("not_found", "notfound", "notfoundexception"), "model_not_found"),
+    **dict.fromkeys(("not_found", "notfound", "notfoundexception", "resourcenotfoundexception"),
+                    "model_not_found"),
     **dict.fromkeys(("cancelled", "canceled"), "cancelled"),
     **dict.fromkeys(("tool_call_error", "tool_error"), "tool_failed"),
 }  # fmt: skip
@@ -151,12 +158,26 @@ REFINED: dict[str, frozenset[str]] = {
         "request_too_large", "budget_exceeded",
     }),
     "permission_denied": frozenset({"auth_failed", "content_filtered", "quota_exhausted"}),
-    "model_not_found": frozenset({"mcp_transport", "permission_denied"}),
+    "model_not_found": frozenset({"mcp_transport", "permission_denied", "model_not_found"}),
     "rate_limited": frozenset({"quota_exhausted", "ramp_too_fast", "budget_exceeded"}),
     "overloaded": frozenset({"ramp_too_fast", "context_too_long"}),
     "upstream_5xx": frozenset({"overloaded", "ramp_too_fast", "context_too_long",
                                "content_filtered", "quota_exhausted"}),
     "request_too_large": frozenset({"context_too_long"}),
+}  # fmt: skip
+
+# What more the words may make of an SDK's name: a proxy gives its own trouble a provider's name.
+_NAMED: dict[str, set[str]] = {
+    "upstream_5xx": {"connect_failed", "timeout_connect", "timeout_read", "stream_interrupted",
+                     "auth_failed"},
+    "overloaded": {"connect_failed", "timeout_connect", "timeout_read", "stream_interrupted"},
+    "rate_limited": {"overloaded"},
+}  # fmt: skip
+
+# Why a server closed a connection, where it says so.
+CUT_BY: dict[str, frozenset[str]] = {
+    "stream_interrupted": frozenset({"quota_exhausted", "auth_failed", "model_not_found",
+                                     "context_too_long", "content_filtered"}),
 }  # fmt: skip
 
 # JSON-RPC codes of MCP.
@@ -191,9 +212,15 @@ _FIELD = re.compile(
 _STATUS = re.compile(
     r"(?:error code|status[ _]?code|http(?:/[\d.]{1,3})?(?: error| status)?|status|"
     r"(?:client|server) error|error)[\s:='(\"]{1,4}([45]\d\d)\b"
-    r"|(?:^|[\s:(\[])([45]\d\d)[:,)]? (?:Too Many|Bad|Internal|Service|Gateway|Not |Unauth|Forbid"
-    r"|Payment|Request|An internal|Resource|Error|Client|Server|[A-Z]{4,}(?:_[A-Z]+)*\b)",
+    r"|(?:^|[\s:(\[])([45]\d\d)[:,)]? (?-i:Too Many|Bad|Internal|Service|Gateway|Not |Unauth|Forbid"
+    r"|Payment|Request|An internal|Resource|Error|Client|Server|Deadline|Quota|Conflict|API key"
+    r"|The (?:model|service|server|operation|request)|[A-Z]{4,20}(?:_[A-Z]{1,20}){0,4}\b)",
     re.IGNORECASE,
+)
+# The same fields in a text; what follows them is dropped before codes and words are looked for.
+_SAID = re.compile(
+    r"""(["'](?:failed_generation|input|prompt|arguments|raw_request)["']|\binput_value)\s?[:=]\s?"""
+    r"""(?:"(?:[^"\\]|\\.){0,4000}"|'(?:[^'\\]|\\.){0,4000}')"""
 )
 _PAREN = re.compile(r"\(([A-Za-z][A-Za-z_]{3,60})\)")
 _WORD = re.compile(r"\b[A-Za-z][A-Za-z_]{4,63}\b")
@@ -225,10 +252,12 @@ def _walk(body: Any) -> Evidence:
     rpc: int | None = None
     queue: list[tuple[Any, int]] = [(body, 0)]
     for value, depth in queue:  # grows while it is read, up to a bound
-        for key, item in items(value):
+        for key, found in items(value):
             name = text_of(key).lower() if key is not None else ""
-            if name in _QUOTED and not is_a(item, Mapping):
+            if name in _QUOTED and not is_a(found, Mapping):
                 continue
+            # A proxy keeps the provider's answer as text.
+            item = (_parsed(text_of(found)) or found) if is_a(found, str) else found
             number = whole(item) if name in _STATUS_FIELDS else None
             if number is not None and 400 <= number < 600:
                 status = status or number
@@ -247,6 +276,17 @@ def _walk(body: Any) -> Evidence:
     return Evidence(codes=frozenset(codes), status=status, rpc=rpc, text="\n".join(texts)[:LIMIT])
 
 
+def _parsed(text: str) -> Any:
+    """Return the object or list a text is, None when it is not JSON from end to end."""
+    if text.lstrip()[:1] not in {"{", "["}:
+        return None
+    try:
+        found = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
+    return found if isinstance(found, dict | list) else None
+
+
 def plain_code(code: str) -> str:
     """Return a code lowered, without a namespace before `#` or an address after `:`."""
     return code.split(":", maxsplit=1)[0].rsplit("#", 1)[-1].rsplit(".", 1)[-1].strip().lower()
@@ -254,7 +294,11 @@ def plain_code(code: str) -> str:
 
 def read_text(text: str) -> Evidence:
     """Collect evidence from a text as a log has it."""
-    text = last_error(text[:LIMIT])
+    text = text[:LIMIT]
+    parsed = _parsed(text)
+    if parsed is not None:
+        return _walk(parsed)
+    text = _SAID.sub(r"\1: ", last_error(text))
     codes: set[str] = set()
     status: int | None = None
     for match in _FIELD.finditer(text):
@@ -282,20 +326,31 @@ def judge_facts(seen: Evidence) -> str | None:
     if seen.rpc is not None:
         return judge_mcp(seen.rpc, seen.text)
     strong = next((CODES[c] for c in _CODE_ORDER if c in seen.codes), None)
+    if seen.status == 402 and strong != "budget_exceeded":
+        return judge_status(402, seen.text)  # whatever the code calls it, it is about money
     if strong == "rate_limited" and seen.status == 413:
         return "request_too_large"  # one request above the limit: no wait makes it fit
     if strong in {"rate_limited", "quota_exhausted"}:
         return _limit(strong, seen)
-    if strong == "model_not_found" and seen.status == 403:
-        return "permission_denied"
     if strong is not None and not (strong == "auth_failed" and seen.status == 403):
-        return strong
+        return _coded(strong, seen)
     if seen.status is not None and seen.status >= 400:
         return judge_status(seen.status, seen.text)
     weak = next((WEAK_CODES[c] for c in _WEAK_ORDER if c in seen.codes), None)
     if weak is None:
         return strong
     return match_text(seen.text, allowed=REFINED.get(weak, ())) or weak
+
+
+def _coded(name: str, seen: Evidence) -> str:
+    """Return the row of a code, made more particular where one code stands for two rows."""
+    if name == "model_not_found" and seen.status == 403:
+        return "permission_denied"
+    if name == "tool_args_invalid":
+        return match_text(seen.text, allowed={"tool_unknown"}) or name
+    if "unavailable" in seen.codes and seen.status is None:  # gRPC's word for "no connection" too
+        return match_text(seen.text, allowed=_NO_CONNECTION) or name
+    return name
 
 
 _CODE_ORDER = tuple(CODES)
@@ -310,7 +365,7 @@ def _limit(name: str, seen: Evidence) -> str:
     Google's RESOURCE_EXHAUSTED says "exceeded your current quota" for a minute's limit too.
     """
     if "resource_exhausted" in seen.codes or "quota_exceeded" in seen.codes:
-        if _DAILY.search(seen.text):
+        if _DAILY.search(seen.text) or _SPENT_GOOGLE.search(seen.text):
             return "quota_exhausted"
         return "rate_limited" if _BRIEF.search(seen.text) or name == "rate_limited" else name
     if name == "rate_limited":
@@ -320,10 +375,15 @@ def _limit(name: str, seen: Evidence) -> str:
 
 
 _SPENT = re.compile(
-    r"credit balance|spend(?:ing)? limit|insufficient (?:quota|credits?|balance|funds)|billing"
-    r" (?:hard )?limit|check your plan and billing",
+    r"credit balance|spend(?:ing)? (?:limit|cap)|monthly [^.]{0,20}(?:cap|limit|quota)|/ month"
+    r"|per month|insufficient (?:quota|credits?|balance|funds)|billing (?:hard )?limit"
+    r"|check your plan and billing",
     re.IGNORECASE,
 )
+# Google says "check your plan and billing" of every limit; only these words mean money.
+_SPENT_GOOGLE = re.compile(r"spend(?:ing)? cap|monthly|prepay", re.IGNORECASE)
+_NO_CONNECTION = frozenset({"connect_failed", "stream_interrupted"})
+_DEADLINE = re.compile(r"deadline[_ ]?(?:exceeded|expired)", re.IGNORECASE)
 _IN_FLIGHT = re.compile(r"in[- ]flight|concurren|pending requests", re.IGNORECASE)
 
 
@@ -334,7 +394,11 @@ def judge_status(status: int, text: str) -> str:
         return "rate_limited"  # the balance is reserved by requests that still run
     if name == "rate_limited" and "quota" in text and _BRIEF.search(text):
         return "quota_exhausted" if _DAILY.search(text) else name
-    return match_text(text, allowed=REFINED.get(name, frozenset())) or name
+    if status == 504 and _DEADLINE.search(text):
+        return "timeout_read"
+    allowed = REFINED.get(name, frozenset())
+    # A 429 may also say that the model has no room for anybody.
+    return match_text(text, allowed=allowed | {"overloaded"} if status == 429 else allowed) or name
 
 
 def judge_mcp(code: int, text: str = "") -> str:
@@ -349,13 +413,50 @@ def judge_mcp(code: int, text: str = "") -> str:
     return name
 
 
-def judge_words(text: str) -> str | None:
-    """Return the row that the words alone name, or None."""
+_TOOL_HEAD = re.compile(
+    r"(?:error: )?error (?:when |while |during |in )?(?:(?:executing|calling|running|invoking) )?"
+    r"(?:the )?(?:tool|function)\b(?! call (?:validation|argument))",
+    re.IGNORECASE,
+)
+_TOOL_SIDE = frozenset({"tool_args_invalid", "tool_unknown", "tool_timeout"})
+_VALIDATION = re.compile(r"\d validation errors? for")
+# How tools that answer in text begin what went wrong: one line, no class name, no code.
+_TOOL_SAYS = re.compile(r"error: [a-z0-9'\"][^\n]{2,300}\Z", re.DOTALL)
+
+
+def judge_tool(text: str, rest: str) -> str | None:
+    """Return the row of a text that begins as the error of a tool."""
+    if _TOOL_HEAD.match(rest) is None or code_error(text):
+        return None
+    return match_text(rest, allowed=_TOOL_SIDE) or (
+        "tool_args_invalid" if _VALIDATION.search(rest) is not None else "tool_failed"
+    )
+
+
+def judge_named(name: str | None, text: str, rest: str) -> str | None:
+    """Return the row that an SDK's name of a status gives, made more particular by the words."""
+    if name is None or code_error(text):
+        return None
+    return match_text(rest, allowed=REFINED.get(name, frozenset()) | _NAMED.get(name, set())) or (
+        "agent_bug" if code_words(rest) else name
+    )
+
+
+def judge_words(text: str, rest: str | None = None) -> str | None:
+    """Return the row that the words alone name, or None; `rest` is the text without its names."""
     if code_error(text):
         return "agent_bug"
-    name = match_text(text)
+    rest = text if rest is None else rest
+    name = match_text(rest)
     # "… must be …" is what providers and Python both say.
-    return "agent_bug" if name in {None, "invalid_request"} and code_words(text) else name
+    return "agent_bug" if name in {None, "invalid_request"} and code_words(rest) else name
+
+
+def judge_rest(text: str, *, code: bool) -> str:
+    """Return the row of a text of which nothing else is known."""
+    if _TOOL_SAYS.match(text.strip()[:400].replace("Error:", "error:", 1)) is not None:
+        return "tool_failed"
+    return "agent_bug" if code else "unknown"
 
 
 def grpc_code(error: Any) -> str | None:

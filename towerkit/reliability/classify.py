@@ -3,8 +3,9 @@
 Rule: by duck typing, no SDK is imported, and nothing an object does when it is looked at gets out
 of here. What decides, in order: the tower's own verdict, a decisive class name, provider codes and
 HTTP status, class names that name an event on the wire, the words, class names of a family. The
-error itself is asked before what caused it. What fits nothing is `unknown`: visible, counted, never
-retried after a side effect.
+error itself is asked before what caused it. A log's text has no classes: the names it begins with
+stand for them, and its words are looked at without these names. What fits nothing is `unknown`:
+visible, counted, never retried after a side effect.
 """
 
 from __future__ import annotations
@@ -18,16 +19,31 @@ import msgspec
 from towerkit.core.errors import ControlError
 from towerkit.reliability.bodies import (
     CODES,
+    CUT_BY,
     Evidence,
     grpc_code,
     judge_facts,
     judge_mcp,
+    judge_named,
+    judge_rest,
+    judge_tool,
     judge_words,
     plain_code,
     read_body,
     read_text,
 )
-from towerkit.reliability.exceptions import CODE_ERRORS, DECISIVE, GENERAL, PRECISE, named
+from towerkit.reliability.exceptions import (
+    CODE_ERRORS,
+    DECISIVE,
+    EVENTS,
+    GENERAL,
+    PRECISE,
+    STATUS_NAMES,
+    family,
+    heads,
+    named,
+    of_the_code,
+)
 from towerkit.reliability.probe import (
     LIMIT,
     body_of,
@@ -277,17 +293,40 @@ def _status(link: BaseException) -> int | None:
 
 
 def _judge_text(seen: Evidence) -> str:
-    """Judge the text of a log: facts, decisive names, words, names of the wire and of a family."""
-    names = [w.rsplit(".", 1)[-1] for w in seen.text[:LIMIT].replace(":", " ").split()[:400]]
-    decisive = named(names, DECISIVE)
+    """Judge the text of a log.
+
+    Decisive names, names of the wire it begins with, facts, an SDK's name of a status, words, names
+    anywhere, and last what a part of a name says.
+    """
+    words = [w.rsplit(".", 1)[-1] for w in seen.text[:LIMIT].replace(":", " ").split()[:400]]
+    decisive = named(words, DECISIVE)
+    names, rest = heads(seen.text)
+    if decisive == "output_invalid":  # to some libraries, also a call of a tool there is not
+        return match_text(rest, allowed={"tool_unknown"}) or decisive
     if decisive is not None and decisive != "cancelled":
         return decisive
-    return (
+    inner = names[::-1]  # the innermost is the closest to what happened
+    event = named(inner, EVENTS)
+    if event is not None and judge_facts(msgspec.structs.replace(seen, status=None)) is None:
+        return match_text(rest, allowed=CUT_BY.get(event, ())) or event
+    found = (
         judge_facts(seen)
-        or judge_words(seen.text)
-        or named(names, PRECISE)
-        or named(names, GENERAL)
-        or "unknown"
+        or judge_tool(seen.text, rest)
+        or judge_named(named(inner, STATUS_NAMES), seen.text, rest)
+    )
+    if found is not None:
+        return found
+    code = of_the_code(names)
+    found = judge_words(seen.text, rest)
+    if found == "invalid_request" and code:
+        return "agent_bug"  # "not supported" is what a ValueError says too
+    return (
+        found
+        or named(words, PRECISE)
+        or named(words, GENERAL)
+        or family(inner)
+        or decisive
+        or judge_rest(seen.text, code=code)
     )
 
 

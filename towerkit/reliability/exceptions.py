@@ -10,6 +10,7 @@ the MRO, most derived first.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 _DECISIVE = {
@@ -25,7 +26,8 @@ _DECISIVE = {
     "ModifyResponseException GuardrailTripwireTriggered",
     "output_truncated": "LengthFinishReasonError IncompleteOutputException MaxTokensReached",
     "output_invalid": "JSONSchemaValidationError OutputParserException UnexpectedModelBehavior "
-    "AgentParsingError AgentOutputParseError ModelRetry ModelBehaviorError",
+    "AgentParsingError AgentOutputParseError ModelRetry ModelBehaviorError InstructorRetryException "
+    "AdapterParseError LLMMalformedActionError",
     "malformed_response": "APIResponseValidationError ResponseValidationError DecodingError "
     "UnknownApiResponseError ContentDecodingError InvalidChunkLength ContentTypeError SSEError "
     "UnexpectedClaimedResult NoResponseError ResponseParserError InvalidResponseError",
@@ -103,7 +105,7 @@ _PRECISE = {
     "CreateInteractionClientError CancelInteractionByIDClientError DeleteInteractionClientError "
     "GetInteractionByIDClientError AgentFilePreparationError AgentFileStagingError InvalidUriTemplate "
     "ProtocolErrorLocal ValidationException UserError",
-    "model_error": "ModelErrorException ModelStreamErrorException",
+    "model_error": "ModelErrorException ModelStreamErrorException ModelError",
     "agent_bug": "AgentExecutionError InterpreterError StreamAlreadyConsumed MissingStreamClassError "
     "MissingDependencyError MutuallyExclusiveAuthError APIRemovedInV1 ToolsetUsageError "
     "_AmbiguousModuleClientUsageError StreamConsumed StreamClosed ResponseNotRead RequestNotRead "
@@ -144,3 +146,85 @@ CODE_ERRORS = _table(_CODE)
 def named(names: Iterable[str], table: dict[str, str]) -> str | None:
     """Return the row of the first of `names` that `table` knows."""
     return next((table[n] for n in names if n in table), None)
+
+
+_EVENTS = {
+    "timeout_connect", "throttled_locally", "timeout_read", "connect_failed", "stream_interrupted",
+    "mcp_transport",
+}  # fmt: skip
+_STATUSES = {
+    "rate_limited", "permission_denied", "auth_failed", "model_not_found", "conflict",
+    "request_too_large", "invalid_request", "overloaded", "upstream_5xx", "not_implemented",
+}  # fmt: skip
+EVENTS = {name: row for name, row in PRECISE.items() if row in _EVENTS}
+STATUS_NAMES = {name: row for name, row in PRECISE.items() if row in _STATUSES}
+"""Names that stand for what happened on the wire, and names that SDKs give an HTTP status."""
+
+# What libraries call their own classes, by the part that says it; only for the texts of logs, where
+# nothing is tried again because of it.
+_STEMS = (
+    ("context_too_long", "ContextLength|ContextWindow|ContextOverflow"),
+    ("content_filtered", "ContentFilter|ContentPolicy|Moderation|SafetyError"),
+    ("quota_exhausted", "Quota(?:Exceeded|Exhausted)|Insufficient(?:Quota|Credit|Balance|Funds)|Billing|PaymentRequired|SpendLimit|UsageLimit"),
+    ("tool_unknown", "(?:NoSuch|Unknown)(?:Tool|Function)|(?:Tool|Function(?:Call)?)Not(?:Found|Exist)"),
+    ("tool_args_invalid", "Invalid(?:Tool|Function)|Tool(?:Argument|Input|Params)|FunctionCallValidation"),
+    ("no_progress", "Max(?:Steps|Turns|Iterations)|RecursionLimit|StuckInLoop"),
+    ("output_invalid", "OutputPars|StructuredOutput|OutputValidation"),
+    ("output_truncated", "MaxTokensReached|OutputTruncated"),
+    ("rate_limited", "RateLimit|RateExceeded|TooManyRequest|Throttl"),
+    ("overloaded", "Overload|ServiceUnavailable"),
+    ("model_not_found", "(?:Model|Deployment|Repository|Endpoint)NotFound|UnknownModel"),
+    ("auth_failed", "Authenticat|Unauthori[sz]ed|InvalidA[Pp][Ii]Key|Credential"),
+    ("permission_denied", "PermissionDenied|AccessDenied|Forbidden|GatedRepo"),
+    ("timeout_connect", "Connect(?:ion)?Time(?:d)?[Oo]ut"),
+    ("timeout_read", "Time(?:d)?[Oo]ut|DeadlineExceeded"),
+    ("stream_interrupted", "Connection(?:Reset|Aborted|Lost|Closed)|Disconnect|BrokenPipe|IncompleteRead"),
+    ("connect_failed", "Connect(?:ion)?(?:Refused|Error|Failed|Failure)|NameResolution"),
+    ("invalid_request", "BadRequest|InvalidRequest|UnprocessableEntity|UnsupportedParam"),
+    ("upstream_5xx", "InternalServer|BadGateway|UpstreamError"),
+)  # fmt: skip
+STEMS = tuple((re.compile(pattern), row) for row, pattern in _STEMS)
+
+_HEAD = re.compile(
+    r"(?:[A-Za-z_]\w{0,60}\.){0,8}([A-Z_]\w{2,80})(?=\s?[:(]|\s-\s|\s{0,4}$)", re.MULTILINE
+)
+_SEPARATOR = re.compile(r"\s{0,4}[:(-]?\s{0,4}")
+_HEAD_END = ("Error", "Exception", "Timeout", "Failure", "Interrupt")
+
+
+def heads(text: str) -> tuple[list[str], str]:
+    """Return the class names that a text or one of its first lines begins with, and the rest.
+
+    The names are the outermost first: `litellm.RateLimitError: AnthropicException - {…}`.
+    """
+    names: list[str] = []
+    rest: list[str] = []
+    lines = text.split("\n", 12)
+    for line in lines:
+        at = 0
+        while len(names) < 24 and (found := _HEAD.match(line, at)) is not None:
+            name = found[1]
+            if not (name.endswith(_HEAD_END) or name in PRECISE or name in GENERAL):
+                break
+            names.append(name)
+            separator = _SEPARATOR.match(line, found.end())
+            at = separator.end() if separator is not None else found.end()
+        rest.append(line[at:])
+    return names, "\n".join(rest)
+
+
+def family(names: Iterable[str]) -> str | None:
+    """Return the row that a part of one of `names` says, first name first; None without one."""
+    return next((row for n in names for stem, row in STEMS if stem.search(n)), None)
+
+
+# A class of this kind may come from the other side; of any other, only the code around is known.
+_OTHER_SIDE = re.compile(
+    r"API|Api|SDK|Sdk|HTTP|Http|Service|Client|Server|Response|Status|Request|LLM|Llm|Model"
+    r"|Provider|Generation|Rpc|Call|^Error$"
+)
+
+
+def of_the_code(names: list[str]) -> bool:
+    """Say whether a text's names are all of classes that code around a call raises."""
+    return bool(names) and not any(_OTHER_SIDE.search(name) for name in names)
