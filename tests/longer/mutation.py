@@ -19,8 +19,8 @@ MODULES = ("policy", "breaker", "progress")
 # Numbers that only have to differ from each other: where they start and how they grow is no matter.
 # What is false either way is equivalent too.
 EQUIVALENT = {
-    'self._shared = ""',
-    "self._taken = None",
+    'self.shared = ""',
+    "self.below = None",
     "self._epoch = 1",
     "self._epoch -= 1",
     "self._epoch += 2",

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from towerkit.reliability.breaker import Breaker, Limits, Permit, Refusal, RetryBudget
+from towerkit.reliability.breaker import Breaker, Limits, Permit, Refusal, RetryBudget, in_ns
 
 LIMITS = Limits(window=10, min_calls=4, open_s=30.0, probes=3, lease_s=60.0, slow_call_s=5.0)
 
@@ -377,3 +377,20 @@ def test_who_waits_as_long_as_was_asked_is_let_in():
         assert isinstance(breaker.acquire(start_ns + 2_000_000_000), Permit)
     breaker.throttle(ns(100.0), 2.0)
     assert isinstance(breaker.acquire(ns(101.999)), Refusal)
+
+
+def test_what_it_has_counted_can_be_read():
+    """Calls in the window, failures among them; and a new breaker was never asked to slow down."""
+    breaker = Breaker(LIMITS)
+    for outcome in ("failure", "success", "uncounted", "success"):
+        call(breaker, outcome)
+    assert breaker.counted() == (3, 1)
+    assert breaker.throttled_until_ns == 0
+    breaker.throttle(ns(2.0), 3.0)
+    assert breaker.throttled_until_ns == ns(5.0)
+
+
+def test_for_ever_is_thirty_years():
+    """A limit that is switched off, or a provider that asks for the impossible."""
+    assert in_ns(float("inf")) == in_ns(1e300) == 10**18
+    assert in_ns(1.5) == 1_500_000_000

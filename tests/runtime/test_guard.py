@@ -153,7 +153,7 @@ def test_an_agent_that_raises_leaves_a_whole_pack(tmp_path):
         _ = 1 / 0
     manifest = run.pack.manifest
     assert (manifest["status"], manifest["error_class"]) == ("failed", "agent_bug")
-    assert manifest["spans"] == {"started": 2, "ended": 2, "dropped": 0}
+    assert manifest["spans"] == {"started": 2, "ended": 2, "aborted": 0, "dropped": 0}
     run.pack.verify()
 
 

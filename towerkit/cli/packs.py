@@ -97,7 +97,7 @@ def pack_verify(names: tuple[str, ...], store: str | None, as_json: bool) -> Non
 @store_option
 @json_option
 def pack_recover(store: str | None, as_json: bool) -> None:
-    """Seal the runs whose process was killed, from their journals, as aborted."""
+    """Seal the runs whose process was killed, from their journals."""
     from towerkit.core.env import SystemEnv
     from towerkit.telemetry.recover import recover
 
@@ -112,7 +112,8 @@ def pack_recover(store: str | None, as_json: bool) -> None:
             click.echo(f"{journal}: {safe_text(problem, limit=400)}", err=True)
         for p in packs:
             spans = p.manifest["spans"]
-            click.echo(f"{p.run_id} aborted spans={spans['started']} open={spans['aborted']}")
+            counts = f"spans={spans['started']} open={spans['aborted']}"
+            click.echo(f"{p.run_id} {p.manifest['status']} {counts}")
         click.echo(f"[recover] {len(packs)} runs sealed")
     if problems:
         sys.exit(1)

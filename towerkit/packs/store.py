@@ -21,6 +21,7 @@ import msgspec
 
 from towerkit.core.canonical import canonical_json
 from towerkit.core.errors import PackError, SelectionError, StoreError
+from towerkit.packs.committer import wait_for_commits
 from towerkit.packs.digest import pack_root, table_root
 from towerkit.packs.selection import Selection, parse_selection
 from towerkit.packs.tables import FORMAT_VERSION, PACK_TABLES, SCORES, Table
@@ -156,6 +157,7 @@ class Store:
         return Pack(*commit(self.root, draft, durable=durable))
 
     def _folders(self) -> Iterator[Path]:
+        wait_for_commits(self.root)
         base = self.root / "packs"
         if not base.exists():
             return

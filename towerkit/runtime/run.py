@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import TracebackType
@@ -26,6 +27,7 @@ from towerkit.core.errors import (
 from towerkit.core.types import Message, Request, Response
 from towerkit.cost.ledger import NANO, ledger_of
 from towerkit.faults.plan import FaultPlan
+from towerkit.packs.committer import commit_later
 from towerkit.reliability.classify import Failure, classify
 from towerkit.reliability.policy import CallState
 from towerkit.reliability.probe import get, is_a, text_of
@@ -88,8 +90,7 @@ def current_run(tower: Tower) -> Run | None:
 class Run:
     """One run of an agent. Use as a context manager; `pack` is there once it has ended.
 
-    Attributes: `run_id` (UUIDv7), `env`, `ledger`, `pack` (None until sealed, or when the store
-    could not be written: see `storage_error`).
+    Attributes: `run_id` (UUIDv7), `env`, `ledger`.
     """
 
     def __init__(
@@ -108,8 +109,9 @@ class Run:
         """Use `Tower.run`."""
         self._keep = keep
         self.tower, self.name, self.env = tower, name, env
-        self.pack: Pack | None = None
-        self.storage_error: StoreError | None = None
+        self._pack: Pack | None = None
+        self._storage_error: StoreError | None = None
+        self._sealing: Future[None] | None = None
         self.result: Any = None
         self.error_class: str | None = None
         limit = tower.budget_usd
@@ -199,7 +201,7 @@ class Run:
         assert self._root is not None  # noqa: S101  __enter__ ran
         with contextlib.suppress(ValueError):  # left in another context: nothing to reset there
             _open.reset(self._token)
-        self._seal(self.end_span(self._root, error))
+        self._end(self.end_span(self._root, error))
 
     @property
     def ended(self) -> bool:
@@ -212,8 +214,30 @@ class Run:
         if self._root is not None:
             self._root.fields["response_digest"] = self.recorder.content(result)
 
-    def _seal(self, status: str) -> None:
-        manifest = self._header() | {
+    # -- its pack --------------------------------------------------------------------------------
+
+    @property
+    def pack(self) -> Pack | None:
+        """The run's evidence, once it has ended; None before, and where it could not be stored.
+
+        It is sealed off the agent's thread: who asks first may wait some milliseconds.
+        """
+        self._wait()
+        return self._pack
+
+    @property
+    def storage_error(self) -> StoreError | None:
+        """Why there is no pack of a run that has ended."""
+        self._wait()
+        return self._storage_error
+
+    def _wait(self) -> None:
+        if self._sealing is not None:
+            self._sealing.result()
+
+    def _end(self, status: str) -> None:
+        """Have the run sealed: later, where a journal keeps it safe meanwhile, else now."""
+        end = {
             "status": status,
             "error_class": self.error_class,
             "duration_ns": max(0, self.env.mono_ns() - self._start_mono),
@@ -223,21 +247,29 @@ class Run:
                 "unknown_charges": self.ledger.unknown_charges,
             },
         }
-        if not self._keep:
+        journal = self.recorder.journal
+        if journal is None:
+            if self._keep:
+                self._seal(end)
             return
-        draft = self.recorder.draft(manifest, salt_seed=self._salt_seed)
+        journal.add(("end", end))
+        journal.flush()
+        self._sealing = commit_later(self.tower.store.root, lambda: self._seal(end))
+
+    def _seal(self, end: dict[str, Any]) -> None:
+        draft = self.recorder.draft(self._header() | end, salt_seed=self._salt_seed)
         try:
-            self.pack = self.tower.store.commit(draft, durable=self.tower.durable)
+            self._pack = self.tower.store.commit(draft, durable=self.tower.durable)
         except StoreError as error:
             # The agent's work is done and stays done: losing its evidence is reported, not raised.
-            self.storage_error = error
+            self._storage_error = error
             log.error("run %s: its evidence could not be stored: %s", self.run_id, error)  # noqa: TRY400
         if self.recorder.journal is not None:
-            self.recorder.journal.close(remove=self.pack is not None)
-        if self.pack is not None and self.tower.otel_exporter is not None:
+            self.recorder.journal.close(remove=self._pack is not None)
+        if self._pack is not None and self.tower.otel_exporter is not None:
             from towerkit.telemetry.otel import export  # noqa: PLC0415
 
-            export(self.pack, self.tower.otel_exporter)
+            export(self._pack, self.tower.otel_exporter)
 
     # -- spans -----------------------------------------------------------------------------------
 

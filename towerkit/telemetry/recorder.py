@@ -8,7 +8,7 @@ the canonical order of `packs.tables` are made when the run is sealed.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -107,7 +107,9 @@ class Recorder:
         fields = {} if fields is None else fields
         # Attributes and events are not redacted before the span ends: they stay out of the journal.
         self._add(("open", span_id, above, seq, clean, kind, operation, wall_ns, mono_ns, fields))
-        return OpenSpan(span_id, above, seq, clean, kind, operation, wall_ns, mono_ns, fields)
+        span = OpenSpan(span_id, above, seq, clean, kind, operation, wall_ns, mono_ns, fields)
+        self._spans.append(span)
+        return span
 
     def end(
         self,
@@ -132,12 +134,15 @@ class Recorder:
             fields["error_class"], fields["error_type"] = error_class, error_type
             if error_message is not None:
                 fields["error_message"] = self.redactor.text(error_message[:4000])
+        self._clean(span)
+        self._add(("close", span))
+
+    def _clean(self, span: OpenSpan) -> None:
+        """Redact what a span was told; it is not kept before."""
         if span.attributes:
             span.attributes = self.redactor.value(span.attributes)
         if span.events:
             span.events = self.redactor.value(span.events)
-        self._spans.append(span)
-        self._add(("close", span))
 
     def content(self, value: Any, *, ordered: bool = False) -> str | None:
         """Keep `value` (text or JSON-able), redacted, and return its digest.
@@ -244,15 +249,40 @@ class Recorder:
         return {digest: body for digest, (_, body) in self._content.items()}
 
     def draft(self, manifest: dict[str, Any], *, salt_seed: bytes) -> Draft:
-        """Return the pack's draft; `manifest` gains the run id, the redactor and the span count."""
-        ended = len(self._spans)
-        counts = {"started": self.next_seq, "ended": ended, "dropped": self.next_seq - ended}
+        """Return the pack's draft; `manifest` gains the run id, the redactor and the span count.
+
+        What is still open, in a thread or a task that outlives the run, ends here as aborted.
+        """
+        spans, started = list(self._spans), self.next_seq
+        still_open = [span for span in spans if not span.ended]
+        for span in still_open:
+            self._clean(span)
+        end_as_aborted(still_open, spans, simulated=manifest.get("simulated", False))
+        counts = {
+            "started": started, "ended": len(spans) - len(still_open),
+            "aborted": len(still_open), "dropped": started - len(spans),
+        }  # fmt: skip
         return draft_of(
             {"run_id": self.run_id, "redactor": self.redactor.describe(), "spans": counts}
             | manifest,
-            spans=self._spans, charges=self._costs, tape=self._inputs, content=self._content,
-            salt_seed=salt_seed,
+            spans=spans, charges=list(self._costs), tape=list(self._inputs),
+            content=dict(self._content), salt_seed=salt_seed,
         )  # fmt: skip
+
+
+def end_as_aborted(
+    still_open: Sequence[OpenSpan], spans: Iterable[OpenSpan], *, simulated: bool
+) -> int:
+    """End what nobody will end as aborted, at the last thing known of its run; return that time.
+
+    `spans` are all of the run.
+    """
+    last = max((span.start_mono_ns + span.duration_ns for span in spans), default=0)
+    for span in still_open:
+        span.ended, span.status = True, "aborted"
+        span.duration_ns = max(0, last - span.start_mono_ns)
+        span.fields["simulated"] = simulated
+    return last
 
 
 def draft_of(

@@ -1,8 +1,8 @@
 """Packs of runs whose process was killed, from their journals.
 
 Rule: what was acknowledged is in the pack, a span that was open is ended as `aborted`, and nothing
-is invented: its duration reaches to the last thing the journal knows. A journal goes only when its
-pack is there.
+is invented: its duration reaches to the last thing the journal knows. A run that had ended and was
+not sealed yet keeps its own end. A journal goes only when its pack is there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from towerkit.core.errors import StoreError
 from towerkit.packs.store import Pack, Store
 from towerkit.packs.writer import Draft
 from towerkit.telemetry.journal import abandoned, records
-from towerkit.telemetry.recorder import Charge, OpenSpan, draft_of
+from towerkit.telemetry.recorder import Charge, OpenSpan, draft_of, end_as_aborted
 
 
 class Recovered(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +51,7 @@ def _committed(store: Store, draft: Draft, *, durable: bool) -> Pack:
 def read_draft(path: Path, *, salt_seed: bytes) -> Draft | None:
     """Return the draft of the run in a journal; None when not even its beginning was written."""
     header: dict[str, Any] | None = None
+    end: dict[str, Any] | None = None
     opened: dict[str, OpenSpan] = {}
     ended: dict[str, OpenSpan] = {}
     charges: list[Charge] = []
@@ -59,6 +60,8 @@ def read_draft(path: Path, *, salt_seed: bytes) -> Draft | None:
     for kind, *rest in records(path):
         if kind == "run":
             header = rest[0]
+        elif kind == "end":
+            end = rest[0]
         elif kind == "open":
             opened[rest[0]] = OpenSpan(*rest)
         elif kind == "close":
@@ -73,15 +76,14 @@ def read_draft(path: Path, *, salt_seed: bytes) -> Draft | None:
     if header is None or not opened:
         return None
     begun = min(span.start_mono_ns for span in opened.values())
-    last = max(
-        [span.start_mono_ns for span in opened.values()]
-        + [span.start_mono_ns + span.duration_ns for span in ended.values()]
-    )
     open_ids = opened.keys() - ended.keys()
-    _end_as_aborted([opened[i] for i in open_ids], last, simulated=header["simulated"])
+    last = end_as_aborted(
+        [opened[i] for i in open_ids], [*opened.values(), *ended.values()],
+        simulated=header["simulated"],
+    )  # fmt: skip
     costs = [charge.cost for charge in charges]
     counts = {
-        "started": len(opened), "ended": len(ended), "dropped": 0, "aborted": len(open_ids),
+        "started": len(opened), "ended": len(ended), "aborted": len(open_ids), "dropped": 0,
     }  # fmt: skip
     budget = {
         **header.pop("budget"),
@@ -90,16 +92,9 @@ def read_draft(path: Path, *, salt_seed: bytes) -> Draft | None:
     }
     manifest = {
         **header, "status": "aborted", "error_class": None, "duration_ns": last - begun,
-        "spans": counts, "budget": budget,
+        "budget": budget, **(end or {}), "spans": counts,
     }  # fmt: skip
     spans = [*ended.values(), *(opened[i] for i in open_ids)]
     return draft_of(
         manifest, spans=spans, charges=charges, tape=tape, content=content, salt_seed=salt_seed
     )
-
-
-def _end_as_aborted(spans: list[OpenSpan], last_mono_ns: int, *, simulated: bool) -> None:
-    for span in spans:
-        span.ended, span.status = True, "aborted"
-        span.duration_ns = max(0, last_mono_ns - span.start_mono_ns)
-        span.fields["simulated"] = simulated
