@@ -19,6 +19,11 @@ import msgspec
 
 from towerkit.core.canonical import canonical_json
 
+# What is said of a pack after its root is known: who sealed it, and what was redacted since.
+OUTSIDE_ROOT = frozenset(
+    {"root", "signature", "redactions", "redactions_digest", "redactions_signature"}
+)
+
 _pack = msgspec.msgpack.Encoder().encode
 
 
@@ -48,7 +53,7 @@ def table_root(rows: Iterable[Sequence[Any]]) -> str:
 
 def pack_root(manifest: dict[str, Any]) -> str:
     """Return the root digest of a pack: over the manifest without what depends on file bytes."""
-    logical = {k: v for k, v in manifest.items() if k not in {"root", "signature"}}
+    logical = {k: v for k, v in manifest.items() if k not in OUTSIDE_ROOT}
     logical["tables"] = {
         name: {"rows": t["rows"], "root": t["root"]} for name, t in manifest["tables"].items()
     }

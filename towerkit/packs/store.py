@@ -11,162 +11,74 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from towerkit.core.canonical import canonical_json
 from towerkit.core.errors import PackError, SelectionError, StoreError
 from towerkit.packs.committer import wait_for_commits
-from towerkit.packs.digest import pack_root, table_root
+from towerkit.packs.files import opened_folder, read_member, shown
+from towerkit.packs.reader import RUN_ID, Pack, folder_of, open_pack
 from towerkit.packs.selection import Selection, parse_selection
-from towerkit.packs.tables import FORMAT_VERSION, PACK_TABLES, SCORES, Table
-from towerkit.packs.writer import Draft, Row, commit, manifest_bytes, write_parquet
+from towerkit.packs.signing import Signer, environment_signer
+from towerkit.packs.tables import SCORES
+from towerkit.packs.writer import Draft, Row, commit, write_parquet
 
 if TYPE_CHECKING:
     import polars as pl
 
-_RUN_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-MAX_FILE_BYTES = 512 * 1024 * 1024
-
-
-class Pack:
-    """One run's evidence, read back. Frames are verified and validated when first asked for."""
-
-    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
-        """Use `Store.pack` or `open_pack`; they check the manifest."""
-        self.folder, self.manifest = folder, manifest
-        self._frames: dict[str, pl.DataFrame] = {}
-
-    @property
-    def run_id(self) -> str:
-        """The run's UUIDv7."""
-        return str(self.manifest["run_id"])
-
-    @property
-    def digest(self) -> str:
-        """Root digest of the pack."""
-        return str(self.manifest["root"])
-
-    def frame(self, name: str) -> pl.DataFrame:
-        """Return the table `name` (spans, costs, inputs or content), with all its columns.
-
-        Raises `PackError` when the file's digest, schema or rows do not hold.
-        """
-        if name not in self._frames:
-            self._frames[name] = self._read(PACK_TABLES[name])
-        return self._frames[name]
-
-    def _read(self, table: Table) -> pl.DataFrame:
-        import polars as pl  # noqa: PLC0415
-
-        from towerkit.packs.validate import check  # noqa: PLC0415
-
-        entry = self.manifest["tables"][table.name]
-        path = self.folder / f"{table.name}.parquet"
-        data = _read_regular(path)
-        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-            raise PackError(f"{path}: its SHA-256 is not the manifest's: the file was changed")
-        frame = pl.read_parquet(data)
-        return check(frame, table, where=str(path))
-
-    @cached_property
-    def bodies(self) -> dict[str, bytes]:
-        """Content by digest: the redacted bytes."""
-        frame = self.frame("content")
-        return dict(zip(frame["digest"], frame["body"], strict=True))
-
-    def content(self, digest: str) -> Any:
-        """Return one piece of content: parsed JSON, or text."""
-        frame = self.frame("content").row(by_predicate=_is(digest), named=True)
-        body: bytes = frame["body"]
-        return (
-            msgspec.json.decode(body)
-            if frame["media_type"] == "application/json"
-            else body.decode()
-        )
-
-    def verify(self) -> None:
-        """Check every file, every row and the root; raise `PackError` at what does not hold."""
-        if _read_regular(self.folder / "manifest.json") != manifest_bytes(self.manifest):
-            raise PackError(f"{self.folder}: manifest.json is not spelled as it was written")
-        expected = {"manifest.json", *(f"{n}.parquet" for n in PACK_TABLES)}
-        found = {p.name for p in self.folder.iterdir()}
-        if found != expected:
-            odd = sorted(found ^ expected)
-            raise PackError(f"{self.folder}: files missing or foreign: {', '.join(odd)}")
-        for name in PACK_TABLES:
-            frame, entry = self.frame(name), self.manifest["tables"][name]
-            if frame.height != entry["rows"] or table_root(frame.rows()) != entry["root"]:
-                raise PackError(f"{self.folder}: the rows of {name} are not those of the manifest")
-        if pack_root(self.manifest) != self.digest:
-            raise PackError(f"{self.folder}: the manifest was changed: its root does not hold")
-
-
-def _is(digest: str) -> pl.Expr:
-    import polars as pl  # noqa: PLC0415
-
-    return pl.col("digest") == digest
-
-
-def _read_regular(path: Path) -> bytes:
-    """Read a regular file of a bounded size, following no link."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-        with os.fdopen(descriptor, "rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise PackError(f"cannot read {path}: {error.strerror}") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise PackError(f"{path}: larger than {MAX_FILE_BYTES} bytes, refused")
-    return data
-
-
-def open_pack(folder: Path) -> Pack:
-    """Open the pack in `folder`; raise `PackError` when it is not one this version can read."""
-    data = _read_regular(folder / "manifest.json")
-    try:
-        manifest = msgspec.json.decode(data)
-        version, run_id = manifest["format"], manifest["run_id"]
-        usable = bool(_RUN_ID.fullmatch(run_id)) and set(PACK_TABLES) <= set(manifest["tables"])
-        usable = usable and {"root", "identity", "source", "started_unix_ns"} <= set(manifest)
-    except (msgspec.MsgspecError, KeyError, TypeError):
-        raise PackError(f"{folder}: its manifest.json is not a pack manifest") from None
-    if version != FORMAT_VERSION:
-        raise PackError(
-            f"{folder}: pack format {version!r}, this towerkit reads {FORMAT_VERSION}: update it"
-        )
-    if not usable:
-        raise PackError(f"{folder}: its manifest.json lacks fields of format {FORMAT_VERSION}")
-    return Pack(folder, manifest)
+__all__ = ["Pack", "Store", "open_pack"]
 
 
 class Store:
     """A folder of packs. Nothing is created before the first write."""
 
-    def __init__(self, root: Path | str) -> None:
-        """Point at `root`, which may not exist yet."""
-        self.root = Path(root)
+    def __init__(self, root: Path | str, *, signer: Signer | None = None) -> None:
+        """Point at `root`, which may not exist yet.
+
+        `signer` signs what is committed; without one, the key that `TOWERKIT_SIGNING_KEY` names.
+        """
+        self.root, self._signer = Path(root), signer
+
+    @property
+    def signer(self) -> Signer | None:
+        """Who signs what is committed here, if anybody."""
+        return self._signer or environment_signer(self.root)
 
     def commit(self, draft: Draft, *, durable: bool = True) -> Pack:
         """Write a pack; see `packs.writer.commit`."""
-        return Pack(*commit(self.root, draft, durable=durable))
+        signer = self.signer
+        sign = None if signer is None else signer.sign
+        return Pack(*commit(self.root, draft, durable=durable, sign=sign))
 
-    def _folders(self) -> Iterator[Path]:
+    def folders(self) -> list[Path]:
+        """Return the folders that hold packs, oldest first."""
+        return [path for path, odd in self._walk() if odd is None]
+
+    def oddities(self) -> dict[str, str]:
+        """Return what lies among the packs and is none, with what is wrong with it."""
+        return {str(path): odd for path, odd in self._walk() if odd is not None}
+
+    def _walk(self) -> Iterator[tuple[Path, str | None]]:
+        """Yield every entry of the days' folders, with a sentence if it is no pack's folder.
+
+        No link is followed, and what a writer has not renamed yet is not looked at.
+        """
         wait_for_commits(self.root)
         base = self.root / "packs"
-        if not base.exists():
+        if not os.path.lexists(base):
             return
         try:
+            with opened_folder(base):
+                pass  # a link in its place is refused here
             for day in sorted(os.scandir(base), key=lambda e: e.name):
-                if day.is_dir(follow_symlinks=False):
-                    for run in sorted(os.scandir(day.path), key=lambda e: e.name):
-                        if run.is_dir(follow_symlinks=False) and _RUN_ID.fullmatch(run.name):
-                            yield Path(run.path)
+                if not day.is_dir(follow_symlinks=False):
+                    yield Path(day.path), "expected the folder of a day, got a file or a link"
+                    continue
+                for run in sorted(os.scandir(day.path), key=lambda e: e.name):
+                    if not (run.name.startswith(".") and run.name.endswith((".tmp", ".old"))):
+                        yield Path(run.path), _oddity(run)
         except OSError as error:
             raise StoreError(f"cannot read store {self.root}: {error.strerror}") from error
 
@@ -174,7 +86,7 @@ class Store:
         """Return every pack of the store, oldest first."""
         if self.root.exists() and not self.root.is_dir():
             raise StoreError(f"cannot read store {self.root}: it is a file, not a folder")
-        return [open_pack(folder) for folder in self._folders()]
+        return [open_pack(folder) for folder in self.folders()]
 
     def select(self, selection: Selection | str) -> list[Pack]:
         """Return the packs that match; raise `SelectionError` listing what the store holds."""
@@ -189,21 +101,37 @@ class Store:
 
     def find(self, run_id: str) -> Pack | None:
         """Return the pack of a run id, or None."""
-        found = (folder for folder in self._folders() if folder.name == run_id)
+        found = (folder for folder in self.folders() if folder.name == run_id)
         return next((open_pack(folder) for folder in found), None)
+
+    def folder(self, name: str) -> Path:
+        """Return the folder of a run id, or `name` itself where it is a pack's folder.
+
+        Raises `SelectionError` if there is none. A run id is looked up, never joined to a path.
+        """
+        if RUN_ID.fullmatch(name):
+            found = (folder for folder in self.folders() if folder.name == name)
+            folder = next(found, None)
+            if folder is not None:
+                return folder
+        elif _is_pack_folder(name):
+            return Path(name)
+        raise SelectionError(
+            f"expected a run id or the folder of a pack, got {shown(name)}; "
+            f"store {self.root} holds {_holdings(self.packs())}"
+        )
 
     def pack(self, name: str) -> Pack:
         """Return the pack of a run id, or in a folder; raise `SelectionError` if there is none."""
-        folder = Path(name)
-        if (folder / "manifest.json").is_file():
-            return open_pack(folder)
-        named = self.find(name) if _RUN_ID.fullmatch(name) else None
-        if named is not None:
-            return named
-        raise SelectionError(
-            f"expected a run id or the folder of a pack, got {name!r}; "
-            f"store {self.root} holds {_holdings(self.packs())}"
-        )
+        return open_pack(self.folder(name))
+
+    def misplaced(self, pack: Pack) -> str | None:
+        """Say what is wrong with the place of a pack of this store, if anything is."""
+        day, run_id = folder_of(pack.manifest)
+        inside = pack.folder.parent.parent == self.root / "packs"
+        if not inside or (pack.folder.parent.name, pack.folder.name) == (day, run_id):
+            return None
+        return f"{pack.folder}: holds the run of {day}/{run_id}: it was renamed or exchanged"
 
     def scan(self, table: str, packs: Sequence[Pack]) -> pl.DataFrame:
         """Return the rows of `table` over `packs`, verified and validated, without salts."""
@@ -239,11 +167,13 @@ class Store:
         """
         import polars as pl  # noqa: PLC0415
 
+        from towerkit.packs.parquet import decode  # noqa: PLC0415
         from towerkit.packs.validate import check, polars_schema  # noqa: PLC0415
 
         frames = []
         for path in sorted((self.root / "scores").glob("*.parquet")):
-            frame = check(pl.read_parquet(_read_regular(path)), SCORES, where=str(path))
+            data = read_member(path.parent, path.name)
+            frame = check(decode(data, SCORES, where=str(path)), SCORES, where=str(path))
             if _batch_digest(frame.rows()) != path.stem:
                 raise PackError(f"{path}: its rows are not those of its name: the file was changed")
             frames.append(frame)
@@ -254,6 +184,22 @@ class Store:
         every = pl.concat(frames) if frames else pl.DataFrame(schema=polars_schema(SCORES))
         kept = every.join(digests, on=["run_id", "pack_digest"], how="semi")
         return kept.unique().sort(kept.columns)
+
+
+def _oddity(entry: os.DirEntry[str]) -> str | None:
+    if not RUN_ID.fullmatch(entry.name):
+        return "expected the folder of a run, got another name"
+    if not entry.is_dir(follow_symlinks=False):
+        return "expected the folder of a run, got a file or a link"
+    return None
+
+
+def _is_pack_folder(name: str) -> bool:
+    """Say whether there is a folder with a manifest; a name no file can have is none."""
+    try:
+        return (Path(name) / "manifest.json").is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _batch_digest(rows: Sequence[Row]) -> str:

@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -21,6 +21,7 @@ import msgspec
 
 from towerkit.core.errors import StoreError
 from towerkit.packs.digest import pack_root, table_root
+from towerkit.packs.parquet import CELL_BYTES, decoded_limit
 from towerkit.packs.tables import FORMAT_VERSION, PACK_TABLES, Table
 from towerkit.packs.validate import rows_hold
 
@@ -98,9 +99,6 @@ def write_parquet(table: Table, rows: Sequence[Row], path: Path, *, durable: boo
     Returns the bytes written. No statistics and no dictionary: a footer would repeat prompts in
     clear.
     """
-    import pyarrow as pa  # noqa: PLC0415
-    import pyarrow.parquet as pq  # noqa: PLC0415
-
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(table.columns)
     arrow = _arrow(table, columns)
     if not rows_hold(rows, columns, table):
@@ -111,6 +109,18 @@ def write_parquet(table: Table, rows: Sequence[Row], path: Path, *, durable: boo
         for name, column in zip(arrow.column_names, arrow.columns, strict=True)
         if column.nbytes > 200 and column.null_count < len(column)
     ]
+    data = _encoded(arrow, packed)
+    becomes = arrow.nbytes + len(rows) * len(table.columns) * CELL_BYTES
+    if becomes > decoded_limit(len(data)):
+        data = _encoded(arrow, [])  # a reader would take it for a bomb
+    write_bytes(path, data, durable=durable)
+    return data
+
+
+def _encoded(arrow: Any, packed: list[str]) -> bytes:
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
     sink = pa.BufferOutputStream()
     pq.write_table(
         arrow,
@@ -122,7 +132,6 @@ def write_parquet(table: Table, rows: Sequence[Row], path: Path, *, durable: boo
         store_schema=False,
     )
     data: bytes = sink.getvalue().to_pybytes()
-    write_bytes(path, data, durable=durable)
     return data
 
 
@@ -139,12 +148,15 @@ def day_of(unix_ns: int) -> str:
     return datetime.fromtimestamp(unix_ns // 1_000_000_000, UTC).strftime("%Y-%m-%d")
 
 
-def commit(store: Path, draft: Draft, *, durable: bool = True) -> tuple[Path, dict[str, Any]]:
+def commit(
+    store: Path, draft: Draft, *, durable: bool = True,
+    sign: Callable[[str], dict[str, str]] | None = None,
+) -> tuple[Path, dict[str, Any]]:  # fmt: skip
     """Write `draft` into `store` and return its folder and manifest.
 
     Committing the same pack again is a success and changes nothing. Raises `StoreError` when the
     store cannot be written or holds another pack of that run id. `durable=False` leaves out the
-    fsyncs: for packs that can be made again from their source.
+    fsyncs: for packs that can be made again from their source. `sign` returns a root's signature.
     """
     run_id = draft.manifest["run_id"]
     day = store / "packs" / day_of(draft.manifest["started_unix_ns"])
@@ -153,7 +165,7 @@ def commit(store: Path, draft: Draft, *, durable: bool = True) -> tuple[Path, di
         day.mkdir(mode=0o700, parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(mode=0o700)
-        manifest = _fill(temporary, draft, durable=durable)
+        manifest = _fill(temporary, draft, durable=durable, sign=sign)
         return _publish(temporary, final, manifest, durable=durable)
     except OSError as error:
         raise StoreError(
@@ -163,7 +175,9 @@ def commit(store: Path, draft: Draft, *, durable: bool = True) -> tuple[Path, di
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _fill(folder: Path, draft: Draft, *, durable: bool) -> dict[str, Any]:
+def _fill(
+    folder: Path, draft: Draft, *, durable: bool, sign: Callable[[str], dict[str, str]] | None
+) -> dict[str, Any]:
     tables = {}
     for name, table in PACK_TABLES.items():
         rows = _salted(draft.rows(table), draft.salt_seed, name)
@@ -178,6 +192,8 @@ def _fill(folder: Path, draft: Draft, *, durable: bool) -> dict[str, Any]:
         }
     manifest = {"format": FORMAT_VERSION, **draft.manifest, "tables": tables}
     manifest["root"] = pack_root(manifest)
+    if sign is not None:
+        manifest["signature"] = sign(manifest["root"])
     write_bytes(folder / "manifest.json", manifest_bytes(manifest), durable=durable)
     if durable:
         _sync_folder(folder)

@@ -14,6 +14,7 @@ from towerkit.core.env import Env, SystemEnv
 from towerkit.core.errors import UsageError
 from towerkit.core.types import Model
 from towerkit.cost.prices import FREE
+from towerkit.packs.signing import load_signer
 from towerkit.packs.store import Store
 from towerkit.privacy.keys import local_redactor
 from towerkit.privacy.redact import Redactor
@@ -47,6 +48,8 @@ class Tower:
     `SpanExporter`: it gets each run's spans once the pack is sealed. `journal` says when a record
     is safe from a kill of the process: `sync` before the agent goes on, `grouped` within 50 ms,
     `off` when the run is sealed. `breakers` shares the circuit breakers with other processes.
+    `signing_key` is the file of an Ed25519 key that signs each pack; without one, the key that
+    `TOWERKIT_SIGNING_KEY` names.
     """
 
     def __init__(  # noqa: PLR0913  the one place where a tower is configured, by keyword
@@ -66,13 +69,17 @@ class Tower:
         breaker: Limits | None = None,
         journal: Mode = "sync",
         breakers: RedisBreakers | None = None,
+        signing_key: Path | str | None = None,
     ) -> None:
-        """Raise `UsageError` for a budget that is not a positive amount."""
+        """Raise `UsageError` for a budget that is not a positive amount, and for a bad key."""
         if budget_usd is not None and not 0 < budget_usd < 1e9:
             raise UsageError(
                 f"expected budget_usd as a positive amount in dollars, got {budget_usd}"
             )
-        self.store = Store(default_store() if store is None else store)
+        root = Path(default_store() if store is None else store)
+        signer = None if signing_key is None else load_signer(signing_key, store=root)
+        self.store = Store(root, signer=signer)
+        _ = self.store.signer  # a key that cannot be read is said now, not when a run is sealed
         self.models = tuple(models)
         self.model_state = CallState(
             operation="model",
