@@ -81,3 +81,19 @@ def shown(path: Path | str) -> str:
 def why(error: OSError | ValueError) -> str:
     """Return what an error says, as part of a sentence."""
     return getattr(error, "strerror", None) or str(error)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step of the file system; return False where it has none."""
+    import ctypes  # noqa: PLC0415  only who redacts pays for it
+
+    paths = os.fsencode(one), os.fsencode(other)
+    library = ctypes.CDLL(None, use_errno=True)
+    if hasattr(library, "renameat2"):
+        here = -100  # AT_FDCWD
+        done = library.renameat2(here, paths[0], here, paths[1], 2)  # RENAME_EXCHANGE
+    elif hasattr(library, "renamex_np"):
+        done = library.renamex_np(paths[0], paths[1], 2)  # RENAME_SWAP
+    else:
+        return False
+    return bool(done == 0)

@@ -135,7 +135,8 @@ def _encoded(arrow: Any, packed: list[str]) -> bytes:
     return data
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """Sync the names in a folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -196,7 +197,7 @@ def _fill(
         manifest["signature"] = sign(manifest["root"])
     write_bytes(folder / "manifest.json", manifest_bytes(manifest), durable=durable)
     if durable:
-        _sync_folder(folder)
+        sync_folder(folder)
     return manifest
 
 
@@ -233,7 +234,7 @@ def _publish(
             ) from None
         return final, there
     if durable:
-        _sync_folder(final.parent)
+        sync_folder(final.parent)
     return final, manifest
 
 
