@@ -1,4 +1,4 @@
-"""`towerkit pack`: look into a store, verify it, recover what a kill left."""
+"""`towerkit pack`: look into a store, recover what a kill left. Verifying is in `integrity`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from towerkit.cli.base import cli, emit, json_option, open_store, store_option
-from towerkit.core.errors import TowerError
 from towerkit.privacy.safe_text import safe_text
 
 if TYPE_CHECKING:
@@ -26,17 +25,23 @@ def pack() -> None:
 @json_option
 def pack_ls(selection: str, store: str | None, as_json: bool) -> None:
     """List packs, one line each."""
+    from towerkit.packs.admissible import reasons
+
     packs = open_store(store).select(selection)
     if as_json:
-        emit([_listed(p) for p in packs])
+        emit([_listed(p) | {"inadmissible": reasons(p)} for p in packs])
         return
     for p in packs:
         i = p.manifest["identity"]
         click.echo(
             f"{p.run_id} {p.manifest['status']:<9} {safe_text(i.get('scenario'), limit=32)} "
             f"release={safe_text(i.get('release'), limit=32)} "
-            f"case={safe_text(i.get('case_id'), limit=48)}"
+            f"case={safe_text(i.get('case_id'), limit=48)}{_why(reasons(p))}"
         )
+
+
+def _why(reasons: tuple[str, ...]) -> str:
+    return f"  inadmissible: {safe_text('; '.join(reasons), limit=300)}" if reasons else ""
 
 
 def _listed(p: Pack) -> dict[str, Any]:
@@ -54,53 +59,34 @@ def _listed(p: Pack) -> dict[str, Any]:
 @json_option
 def pack_show(name: str, store: str | None, as_json: bool) -> None:
     """Show one pack: its facts and its spans as a tree."""
+    from towerkit.packs.admissible import reasons
     from towerkit.packs.summary import summarise
     from towerkit.rca import span_tree
 
     found = open_store(store).pack(name)
-    summary = summarise(found)
+    summary, why = summarise(found), reasons(found)
     if as_json:
-        emit({"manifest": found.manifest, "summary": summary})
+        emit({"manifest": found.manifest, "summary": summary, "inadmissible": why})
         return
     for line in summary.lines():
         click.echo(line)
+    if why:
+        click.echo(_why(why).strip())
     for row in span_tree(found.frame("spans")):
         mark = "" if row.status == "ok" else f"  {row.status}: {row.error_class}"
         click.echo(f"{'  ' * row.depth}{safe_text(row.name)} {row.duration_s:.3f}s{mark}")
-
-
-@pack.command("verify")
-@click.argument("names", nargs=-1, metavar="[RUN|FOLDER]…")
-@store_option
-@json_option
-def pack_verify(names: tuple[str, ...], store: str | None, as_json: bool) -> None:
-    """Check every file, row and root of packs (default: all); exit 1 when one does not hold."""
-    target = open_store(store)
-    packs = [target.pack(n) for n in names] if names else target.select("")
-    problems = {}
-    for p in packs:
-        try:
-            p.verify()
-        except TowerError as error:
-            problems[p.run_id] = str(error)
-    if as_json:
-        emit({"verified": len(packs) - len(problems), "problems": problems})
-    else:
-        for problem in problems.values():
-            click.echo(f"broken: {safe_text(problem, limit=400)}", err=True)
-        click.echo(f"[verify] {len(packs) - len(problems)} of {len(packs)} packs hold")
-    if problems:
-        sys.exit(1)
 
 
 @pack.command("recover")
 @store_option
 @json_option
 def pack_recover(store: str | None, as_json: bool) -> None:
-    """Seal the runs whose process was killed, from their journals."""
+    """Seal the runs whose process was killed, from their journals; finish redactions likewise."""
     from towerkit.core.env import SystemEnv
+    from towerkit.packs.redaction import finish_all
     from towerkit.telemetry.recover import recover
 
+    finish_all(open_store(store).root)
     salts = SystemEnv().secret_bytes(32, purpose="salts")
     found = list(recover(open_store(store), salt_seed=salts))
     problems = {r.journal: r.problem for r in found if r.problem is not None}

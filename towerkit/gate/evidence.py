@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 
 from towerkit.core.canonical import digest_of
-from towerkit.core.errors import PackError, SelectionError
+from towerkit.core.errors import SelectionError
+from towerkit.packs.admissible import reasons
 from towerkit.packs.store import Pack, Store
 from towerkit.reliability.taxonomy import TAXONOMY
 
@@ -73,11 +74,20 @@ def gather(store: Store, *, candidate: str, baseline: str | None = None) -> Evid
 def _side(store: Store, selection: str) -> Side:
     packs = store.select(selection)
     problems, spent, known = _read(packs)
-    admitted = [p for p in packs if p.run_id not in problems]
-    scores = store.scores(admitted).to_dicts()
-    primary = [s for s in scores if s["primary"] and s["suite"] != "control"]
-    seen = {s["run_id"] for s in scores if s["primary"]}
-    primary += [_unscored(p) for p in admitted if p.run_id not in seen and not _is_ticket(p)]
+    every = store.scores(packs).to_dicts()
+    scores = [s for s in every if s["run_id"] not in problems]
+    # What an inadmissible run was scored with counts as nothing; its case stays, undetermined.
+    primary = [
+        s | ({"scored": False, "inadmissible": True} if s["run_id"] in problems else {})
+        for s in every
+        if s["primary"] and s["suite"] != "control"
+    ]
+    seen = {s["run_id"] for s in every if s["primary"]}
+    primary += [
+        _unscored(p) | {"inadmissible": p.run_id in problems}
+        for p in packs
+        if p.run_id not in seen and not _is_ticket(p)
+    ]
     cases: dict[str, dict[CaseKey, list[Outcome]]] = defaultdict(lambda: defaultdict(list))
     definitions: dict[CaseKey, set[str]] = defaultdict(set)
     reasons: dict[str, int] = defaultdict(int)
@@ -127,7 +137,9 @@ def _unscored(pack: Pack) -> dict[str, Any]:
 def _outcome(row: dict[str, Any]) -> tuple[Outcome, str | None]:
     value: float | None = row["value"] if row["scored"] else None
     why = None
-    if row["error_class"] is not None and TAXONOMY[row["error_class"]].family in _NOT_THE_AGENT:
+    if row.get("inadmissible"):
+        why = "inadmissible run"
+    elif row["error_class"] is not None and TAXONOMY[row["error_class"]].family in _NOT_THE_AGENT:
         why = "infrastructure failure"
     elif value is None:
         why = "unscored"
@@ -144,17 +156,11 @@ def _read(packs: Sequence[Pack]) -> tuple[dict[str, str], dict[str, int], set[st
     spent: dict[str, int] = defaultdict(int)
     known: set[str] = set()
     for pack in packs:
-        counts = pack.manifest["spans"]
-        try:
-            pack.frame("spans")
-            costs = pack.frame("costs")
-        except PackError as error:
-            problems[pack.run_id] = str(error)
+        why = reasons(pack)
+        if why:
+            problems[pack.run_id] = "; ".join(why)
             continue
-        if counts["dropped"] or counts["started"] != pack.frame("spans").height:
-            problems[pack.run_id] = f"{counts['dropped']} of {counts['started']} spans are missing"
-        elif pack.manifest["status"] == "aborted":
-            problems[pack.run_id] = "the run was aborted: its evidence is not complete"
+        costs = pack.frame("costs")
         own = [c for c in costs.to_dicts() if c["purpose"] == "agent"]
         if own and all(c["cost_nanousd"] is not None for c in own):
             known.add(pack.run_id)

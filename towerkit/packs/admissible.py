@@ -276,7 +276,7 @@ RULES: tuple[Rule, ...] = (
          broken=_tokens),
     Rule(name="inside", says="on one clock, a span lies inside its parent, to the nanosecond",
          broken=_inside, applies=lambda f: f.timed),
-    Rule(name="covered", says="the run span is inside the run, and ends within 1 % or a second of it",
+    Rule(name="covered", says="the run span is inside the run, and ends within 1 % or a second",
          broken=_covered),
     Rule(name="ends", says="a span has an error class when it failed, and the run span ends as the "
          "run did", broken=_ends_agree),

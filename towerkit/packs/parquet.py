@@ -99,6 +99,8 @@ def _check_size(metadata: Any, data: bytes, table: Table, where: str) -> None:
 
 def _chunk_bytes(chunk: Any, data: bytes, varies: bool, where: str) -> int:  # noqa: FBT001
     """Return the most bytes that one column of one row group can become."""
+    if chunk.num_values == 0 == chunk.total_compressed_size:
+        return 0  # a table without rows has no page
     start = int(chunk.data_page_offset)
     if chunk.dictionary_page_offset is not None and chunk.dictionary_page_offset > 0:
         start = min(start, int(chunk.dictionary_page_offset))
@@ -108,25 +110,33 @@ def _chunk_bytes(chunk: Any, data: bytes, varies: bool, where: str) -> int:  # n
     total = values = dictionary = 0
     while start < end:
         header, start = read_struct(data, start, end)
-        kind, size, packed = header.get(1), header.get(2, -1), header.get(3, -1)
-        if not (type(size) is type(packed) is int and size >= 0 and 0 <= packed <= end - start):
+        size, packed = header.get(2), header.get(3)
+        if type(size) is not int or type(packed) is not int or not 0 <= packed <= end - start:
             raise PackError(f"{where}: a page is not one: the file was changed")
         start += packed
+        kind = header.get(1)
+        if size < 0 or kind not in {_DATA, _INDEX, _DICTIONARY, _DATA_V2}:
+            raise PackError(f"{where}: a page of an unknown kind: the file was changed")
         total += size
         if kind == _DICTIONARY:
             dictionary = max(dictionary, size)
-        elif kind in {_DATA, _DATA_V2}:
-            page = header.get(5 if kind == _DATA else 8)
-            count, how = (page.get(1), page.get(2 if kind == _DATA else 4)) if page else (-1, -1)
-            if type(count) is not int or count < 0 or how not in _BOUNDED | _BY_DICTIONARY:
-                raise PackError(f"{where}: a page in encoding {how}, which packs do not use")
-            values += count
-            total += count * dictionary if varies and how in _BY_DICTIONARY else 0
         elif kind != _INDEX:
-            raise PackError(f"{where}: a page of an unknown kind: the file was changed")
+            count, by_dictionary = _page_values(header, where)
+            values += count
+            total += count * dictionary if varies and by_dictionary else 0
     if values != chunk.num_values:
         raise PackError(f"{where}: a column announces other rows than it holds: it was changed")
     return total
+
+
+def _page_values(header: dict[int, Any], where: str) -> tuple[int, bool]:
+    """Return how many values a data page holds, and whether they stand in a dictionary."""
+    page = header.get(5 if header[1] == _DATA else 8)
+    page = page if isinstance(page, dict) else {}
+    count, encoding = page.get(1), page.get(2 if header[1] == _DATA else 4)
+    if type(count) is not int or count < 0 or encoding not in _BOUNDED | _BY_DICTIONARY:
+        raise PackError(f"{where}: a page in encoding {encoding}, which packs do not use")
+    return count, encoding in _BY_DICTIONARY
 
 
 # -- Thrift, compact -------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ class Spellings:
         return b"".join([*out, data[at:]])
 
     def replace_json(self, data: bytes, token: bytes) -> bytes:
-        """Do what `replace` does and leave JSON what it is: a number with the value becomes text."""
+        """Do what `replace` does and leave JSON valid: a number with the value becomes text."""
         replaced = self.replace(data, token)
         if replaced == data or not _is_json(data) or _is_json(replaced):
             return replaced

@@ -1,0 +1,176 @@
+"""`towerkit pack verify | lint | redact | keygen`: whether packs hold, and are evidence."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from towerkit.cli.base import emit, json_option, open_store, store_option
+from towerkit.cli.packs import pack
+from towerkit.core.errors import TowerError
+from towerkit.privacy.safe_text import safe_text
+
+if TYPE_CHECKING:
+    from towerkit.packs.reader import Verified
+    from towerkit.packs.store import Store
+
+
+@pack.command("verify")
+@click.argument("names", nargs=-1, metavar="[RUN|FOLDER]…")
+@click.option(
+    "--key", "keys", multiple=True, metavar="PUBLIC",
+    help="A public key, or a file of one: each pack must be signed by one of these.",
+)  # fmt: skip
+@store_option
+@json_option
+def pack_verify(
+    names: tuple[str, ...], keys: tuple[str, ...], store: str | None, as_json: bool
+) -> None:
+    """Check every file, row and root of packs (default: all); exit 1 when one does not hold."""
+    from towerkit.packs.signing import public_key_of
+
+    target, trusted = open_store(store), [public_key_of(k) for k in keys]
+    problems: dict[str, str] = {} if names else target.oddities()
+    folders = [target.folder(n) for n in names] if names else target.folders()
+    held: dict[str, Verified] = {}
+    for folder in folders:
+        try:
+            held[str(folder)] = _verified(target, folder, trusted)
+        except TowerError as error:
+            problems[str(folder)] = str(error)
+    if as_json:
+        emit({"verified": len(held), "problems": problems, "packs": held})
+    else:
+        for where, problem in problems.items():
+            click.echo(f"broken: {safe_text(f'{where}: {problem}', limit=600)}", err=True)
+        _say_redacted(held)
+        click.echo(f"[verify] {len(held)} of {len(held) + len(problems)} packs hold{_signed(held)}")
+    if problems:
+        sys.exit(1)
+
+
+def _verified(store: Store, folder: Path, keys: list[bytes]) -> Verified:
+    from towerkit.core.errors import PackError
+    from towerkit.packs.reader import open_pack
+
+    found = open_pack(folder)
+    misplaced = store.misplaced(found)
+    if misplaced:
+        raise PackError(misplaced)
+    return found.verify(keys)
+
+
+def _say_redacted(held: dict[str, Verified]) -> None:
+    for folder, verified in held.items():
+        if verified.redacted:
+            rows = ", ".join(f"{r.table}[{r.row}]" for r in verified.redacted)
+            by = {"none": "not signed", "not checked": "signature not checked"}
+            said = by.get(verified.redaction, "signed")
+            click.echo(
+                f"redacted: {folder}: {len(verified.redacted)} rows redacted ({said}), "
+                f"no evidence of what they said: {safe_text(rows, limit=2000)}"
+            )
+
+
+def _signed(held: dict[str, Verified]) -> str:
+    unchecked = sum(v.signature == "not checked" for v in held.values())
+    if unchecked:
+        return f"; {unchecked} are signed, the signature was not checked: give --key"
+    checked = sum(v.signature == "checked" for v in held.values())
+    return f"; {checked} signatures checked" if checked else ""
+
+
+@pack.command("lint")
+@click.argument("selection", default="", metavar="[SELECTION]")
+@store_option
+@json_option
+def pack_lint(selection: str, store: str | None, as_json: bool) -> None:
+    """Say which packs are evidence and why others are not; exit 1 when one is not."""
+    from towerkit.packs.admissible import reasons
+
+    found = {p.run_id: reasons(p) for p in open_store(store).select(selection)}
+    bad = {run: why for run, why in found.items() if why}
+    if as_json:
+        emit({"packs": len(found), "inadmissible": bad})
+    else:
+        for run, why in found.items():
+            click.echo(f"{run} {'inadmissible' if why else 'admissible'}")
+            for reason in why:
+                click.echo(f"  {safe_text(reason, limit=400)}")
+        click.echo(f"[lint] {len(found) - len(bad)} of {len(found)} packs are admissible")
+    if bad:
+        sys.exit(1)
+
+
+@pack.command("redact")
+@click.argument("names", nargs=-1, metavar="[RUN|FOLDER|SELECTION]…")
+@click.option("--value", required=True, metavar="TEXT", help="What to remove; - reads it from "
+              "standard input, so that it is in no list of processes.")  # fmt: skip
+@click.option("--class", "kind", default="REDACTED", metavar="NAME", show_default=True,
+              help="What stands in its place: <NAME:removed>.")  # fmt: skip
+@store_option
+@json_option
+def pack_redact(
+    names: tuple[str, ...], value: str, kind: str, store: str | None, as_json: bool
+) -> None:
+    """Remove a value from sealed packs (default: all); they verify as before, and say so."""
+    from towerkit.core.env import SystemEnv
+    from towerkit.packs.redaction import Removal, check_removal, redact
+
+    target, env = open_store(store), SystemEnv()
+    removal = Removal(
+        value=sys.stdin.read().rstrip("\n") if value == "-" else value, name=kind,
+        at_unix_ns=env.wall_ns(), salts=lambda n: env.secret_bytes(n, purpose="salts"),
+    )  # fmt: skip
+    check_removal(removal)
+    changed: dict[str, Any] = {}
+    problems: dict[str, str] = {}
+    folders = _folders(target, names)
+    for folder in folders:
+        try:
+            rows = redact(folder, removal, signer=target.signer)
+        except TowerError as error:
+            problems[str(folder)] = str(error)
+        else:
+            if rows:
+                changed[str(folder)] = rows
+    if as_json:
+        emit({"packs": len(folders), "redacted": changed, "problems": problems})
+    else:
+        for problem in problems.values():
+            click.echo(f"not redacted: {safe_text(problem, limit=600)}", err=True)
+        for where, rows in changed.items():
+            click.echo(f"{where} " + " ".join(f"{n}={c}" for n, c in rows.items()))
+        click.echo(f"[redact] {len(changed)} of {len(folders)} packs held it, and no longer do")
+    if problems:
+        sys.exit(1)
+
+
+def _folders(store: Store, names: tuple[str, ...]) -> list[Path]:
+    if not names:
+        return store.folders()
+    found: dict[Path, None] = {}
+    for name in names:
+        # A selection has a `=`, and a run id or a folder that is there has not.
+        if "=" in name and not Path(name).is_dir():
+            found |= dict.fromkeys(p.folder for p in store.select(name))
+        else:
+            found[store.folder(name)] = None
+    return list(found)
+
+
+@pack.command("keygen")
+@click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
+@json_option
+def pack_keygen(path: Path, as_json: bool) -> None:
+    """Write a new private key to FILE, readable by you only, and print its public key."""
+    from towerkit.packs.signing import make_key
+
+    public = make_key(path)
+    if as_json:
+        emit({"file": str(path), "public_key": public})
+    else:
+        click.echo(public)
