@@ -133,17 +133,22 @@ class Pack:
         Raises `PackError` when the file's digest, schema, rows or root do not hold.
         """
         if name not in self._frames:
-            self._frames[name] = self._read(PACK_TABLES[name])
+            self._frames[name] = self._decoded(PACK_TABLES[name], self._bytes(name))
         return self._frames[name]
 
-    def _read(self, table: Table) -> pl.DataFrame:
+    def _bytes(self, name: str) -> bytes:
+        """Return the bytes of a table's file, which are those the manifest names."""
+        entry, member = self.manifest["tables"][name], f"{name}.parquet"
+        data = read_member(self.folder, member, most=MAX_FILE_BYTES, size=entry["bytes"])
+        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+            path = shown(self.folder / member)
+            raise PackError(f"{path}: its SHA-256 is not the manifest's: the file was changed")
+        return data
+
+    def _decoded(self, table: Table, data: bytes) -> pl.DataFrame:
         from towerkit.packs.validate import check  # noqa: PLC0415
 
-        entry = self.manifest["tables"][table.name]
-        path = self.folder / f"{table.name}.parquet"
-        data = read_member(self.folder, path.name, most=MAX_FILE_BYTES, size=entry["bytes"])
-        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-            raise PackError(f"{path}: its SHA-256 is not the manifest's: the file was changed")
+        entry, path = self.manifest["tables"][table.name], self.folder / f"{table.name}.parquet"
         frame = check(decode(data, table, where=str(path)), table, where=shown(path))
         if frame.height != entry["rows"]:
             raise PackError(f"{path}: {frame.height} rows, and the manifest says {entry['rows']}")
@@ -193,8 +198,10 @@ class Pack:
         now._check_folder()  # noqa: SLF001  one class
         signed = signing.check(self.manifest.get("signature"), self.digest, trusted)
         redaction = now._check_redactions(trusted)  # noqa: SLF001
-        for name in PACK_TABLES:
-            now.frame(name)
+        # First all bytes, then what they mean.
+        files = {name: now._bytes(name) for name in PACK_TABLES}  # noqa: SLF001
+        for name, table in PACK_TABLES.items():
+            now._decoded(table, files[name])  # noqa: SLF001
         return Verified(
             signature=_state(self.manifest.get("signature"), checked=signed),
             redacted=now.redacted,
