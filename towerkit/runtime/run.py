@@ -35,6 +35,7 @@ from towerkit.reliability.progress import Progress
 from towerkit.reliability.taxonomy import TAXONOMY
 from towerkit.runtime.calls import Call, ModelCall, StreamCall, ToolCall
 from towerkit.runtime.control import control_of
+from towerkit.runtime.evidence import Evidence, evidence_of
 from towerkit.runtime.executor import Attempt, Executor, Live
 from towerkit.runtime.guard import (
     Guard,
@@ -231,6 +232,11 @@ class Run:
         self._wait()
         return self._storage_error
 
+    @property
+    def evidence(self) -> Evidence:
+        """Where the spans of a run that has ended are, and what went wrong; nothing is silent."""
+        return evidence_of(self)
+
     def _wait(self) -> None:
         if self._sealing is not None:
             self._sealing.result()
@@ -257,6 +263,7 @@ class Run:
         self._sealing = commit_later(self.tower.store.root, lambda: self._seal(end))
 
     def _seal(self, end: dict[str, Any]) -> None:
+        self.recorder.close()
         draft = self.recorder.draft(self._header() | end, salt_seed=self._salt_seed)
         try:
             self._pack = self.tower.store.commit(draft, durable=self.tower.durable)
@@ -264,8 +271,11 @@ class Run:
             # The agent's work is done and stays done: losing its evidence is reported, not raised.
             self._storage_error = error
             log.error("run %s: its evidence could not be stored: %s", self.run_id, error)  # noqa: TRY400
-        if self.recorder.journal is not None:
-            self.recorder.journal.close(remove=self._pack is not None)
+        journal = self.recorder.journal
+        if journal is not None:
+            journal.close(remove=self._pack is not None)
+            if self._pack is None and journal.error is None:
+                log.error("run %s is kept in its journal: towerkit pack recover", self.run_id)
         if self._pack is not None and self.tower.otel_exporter is not None:
             from towerkit.telemetry.otel import export  # noqa: PLC0415
 

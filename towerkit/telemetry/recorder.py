@@ -8,6 +8,7 @@ the canonical order of `packs.tables` are made when the run is sealed.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ from towerkit.packs.tables import CONTENT, COSTS, INPUTS, SPANS
 from towerkit.packs.writer import Draft, Row
 from towerkit.privacy.redact import Redactor
 from towerkit.telemetry.journal import Journal
+
+log = logging.getLogger("towerkit")
 
 # Contents seen before, by their unredacted bytes: a conversation is sent again with every call.
 _MEMO_BYTES, _MEMO_ITEM = 8_000_000, 200_000
@@ -84,6 +87,7 @@ class Recorder:
         self._occurrences: dict[tuple[str, str, str, str | None], itertools.count[int]] = {}
         self.journal = journal
         self._add = _nowhere if journal is None else journal.add
+        self.late = 0  # records that came when the run had ended
         # Brings what was recorded so far to safety; called before the agent goes on.
         self.flush: Callable[[], None] = _nothing if journal is None else journal.flush
 
@@ -243,6 +247,15 @@ class Recorder:
         self._add(("tape", row))
 
     # -- sealing ---------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Take nothing more: what a thread or a task that outlives the run says is counted."""
+        self._add = self._too_late
+
+    def _too_late(self, record: tuple[Any, ...]) -> None:
+        self.late += 1
+        if self.late == 1:
+            log.warning("run %s has ended: a %s came too late for it", self.run_id, record[0])
 
     def bodies(self) -> dict[str, bytes]:
         """Return what content is kept so far, by digest."""
