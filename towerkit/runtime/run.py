@@ -11,10 +11,9 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from towerkit.core.canonical import canonical_text, digest_of
 from towerkit.core.env import Env, uuid7
@@ -35,6 +34,7 @@ from towerkit.reliability.progress import Progress
 from towerkit.reliability.taxonomy import TAXONOMY
 from towerkit.runtime.calls import Call, ModelCall, StreamCall, ToolCall
 from towerkit.runtime.control import control_of
+from towerkit.runtime.current import LIVE, OPEN, Open
 from towerkit.runtime.evidence import Evidence, evidence_of
 from towerkit.runtime.executor import Attempt, Executor, Live
 from towerkit.runtime.guard import (
@@ -62,30 +62,6 @@ Check = Callable[[Response], str | None]
 CORRECTIONS = 2
 
 _TOOL_STATES = {yes: CallState(operation="tool", idempotent=yes) for yes in (False, True)}
-
-
-class _Open(NamedTuple):
-    """An open span of a run, the names of the steps above it, and what was open around it."""
-
-    run: Run
-    span: OpenSpan
-    path: str
-    outer: _Open | None
-
-
-# Per thread and task; `Env.bounded` carries it over. Runs may be open inside each other.
-_open: ContextVar[_Open | None] = ContextVar("towerkit_open_span", default=None)
-
-
-def current_run(tower: Tower) -> Run | None:
-    """Return the innermost run of `tower` that is open in this thread or task; None outside.
-
-    A task that outlives the run it was started in is outside: what is sealed takes nothing more.
-    """
-    here = _open.get()
-    while here is not None and (here.run.tower is not tower or here.run.ended):
-        here = here.outer
-    return None if here is None else here.run
 
 
 class Run:
@@ -177,7 +153,8 @@ class Run:
             self.recorder.journal.add(("run", head | self._header()))
         self._root = self.start_span(self.name, kind="run", operation="invoke_agent", parent=None)
         self._root.attributes["gen_ai.agent.name"] = self.name
-        self._token = _open.set(_Open(self, self._root, "", _open.get()))
+        self._token = OPEN.set(Open(self, self._root, "", OPEN.get()))
+        LIVE.add(self)
         digest = self.recorder.content(self._task)
         self._reading("task", "task", digest, self._start_mono)
         return self
@@ -201,13 +178,19 @@ class Run:
     ) -> None:  # fmt: skip
         assert self._root is not None  # noqa: S101  __enter__ ran
         with contextlib.suppress(ValueError):  # left in another context: nothing to reset there
-            _open.reset(self._token)
+            OPEN.reset(self._token)
+        LIVE.discard(self)
         self._end(self.end_span(self._root, error))
 
     @property
     def ended(self) -> bool:
-        """Whether the run is over."""
+        """Whether the run is over, or is the business of the process we were forked from."""
         return self._root is not None and self._root.ended
+
+    def leave_to_parent(self) -> None:
+        """Record nothing more: this process was forked from the one that opened the run."""
+        self._keep = False
+        self.recorder.disown()
 
     def finish(self, result: Any) -> None:
         """Give the run's answer (JSON-able): it is kept, redacted, as the run's output."""
@@ -337,7 +320,7 @@ class Run:
 
     def here(self) -> tuple[OpenSpan, str]:
         """Return the open span and the names of the open steps."""
-        here = _open.get()
+        here = OPEN.get()
         while here is not None and here.run is not self:
             here = here.outer  # another run was opened inside this one
         if here is not None:
@@ -353,7 +336,7 @@ class Run:
         span = self.start_span(name, kind="step", operation="step", parent=parent)
         self.recorder.flush()
         inside = f"{path}/{name}" if path else name
-        token = _open.set(_Open(self, span, inside, _open.get()))
+        token = OPEN.set(Open(self, span, inside, OPEN.get()))
         try:
             yield
         except BaseException as error:
@@ -364,7 +347,7 @@ class Run:
         finally:
             self.recorder.flush()
             with contextlib.suppress(ValueError):
-                _open.reset(token)
+                OPEN.reset(token)
 
     # -- readings --------------------------------------------------------------------------------
 

@@ -20,8 +20,9 @@ from towerkit.privacy.redact import Redactor
 from towerkit.reliability.breaker import Breaker, Limits, RetryBudget
 from towerkit.reliability.policy import CallState, Policy
 from towerkit.runtime import decorators
+from towerkit.runtime.current import current_run
 from towerkit.runtime.executor import Executor
-from towerkit.runtime.run import Run, current_run
+from towerkit.runtime.run import Run
 from towerkit.telemetry.journal import Mode
 
 if TYPE_CHECKING:

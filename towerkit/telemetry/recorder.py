@@ -252,10 +252,20 @@ class Recorder:
         """Take nothing more: what a thread or a task that outlives the run says is counted."""
         self._add = self._too_late
 
+    def disown(self) -> None:
+        """Leave the record to the process we were forked from: it ends what is open in it."""
+        for span in self._spans:
+            span.ended = True
+        self._spans, self._sequence, self.next_seq = [], itertools.count().__next__, 0
+        self.journal, self.flush, self._add = None, _nothing, self._too_late
+
     def _too_late(self, record: tuple[Any, ...]) -> None:
         self.late += 1
         if self.late == 1:
-            log.warning("run %s has ended: a %s came too late for it", self.run_id, record[0])
+            log.warning(
+                "run %s has ended, or is another process's: a %s is not recorded; open a run here",
+                self.run_id, record[0],
+            )  # fmt: skip
 
     def bodies(self) -> dict[str, bytes]:
         """Return what content is kept so far, by digest."""
