@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from types import TracebackType
@@ -46,6 +46,7 @@ from towerkit.runtime.guard import (
     drive,
     drive_stream,
 )
+from towerkit.runtime.step import Step
 from towerkit.telemetry.journal import Journal
 from towerkit.telemetry.recorder import OpenSpan, Recorder
 
@@ -329,25 +330,12 @@ class Run:
             raise UsageError("enter the run first: `with tower.run(…) as run:`")
         return self._root, ""
 
-    @contextlib.contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """Open a step span of the agent's own around a block."""
-        parent, path = self.here()
-        span = self.start_span(name, kind="step", operation="step", parent=parent)
-        self.recorder.flush()
-        inside = f"{path}/{name}" if path else name
-        token = OPEN.set(Open(self, span, inside, OPEN.get()))
-        try:
-            yield
-        except BaseException as error:
-            self.end_span(span, error)
-            raise
-        else:
-            self.end_span(span, None)
-        finally:
-            self.recorder.flush()
-            with contextlib.suppress(ValueError):
-                OPEN.reset(token)
+    def step(self, name: str, attributes: Mapping[str, Any] | None = None) -> Step:
+        """Return a step of the agent's own, to be entered with `with` around its work.
+
+        `attributes` (JSON-able) are kept with its span, redacted; `Step.set` adds to them.
+        """
+        return Step(self, name, attributes)
 
     # -- readings --------------------------------------------------------------------------------
 
