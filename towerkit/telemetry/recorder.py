@@ -63,6 +63,9 @@ class Charge(msgspec.Struct, array_like=True):
     simulated: bool
 
 
+Settle = Callable[[Sequence[OpenSpan], Sequence[Charge]], tuple[list[OpenSpan], list[Charge]]]
+
+
 class Recorder:
     """Collects the rows of one run. Threads may record at once."""
 
@@ -86,6 +89,9 @@ class Recorder:
         self._add = _nowhere if journal is None else journal.add
         # Brings what was recorded so far to safety; called before the agent goes on.
         self.flush: Callable[[], None] = _nothing if journal is None else journal.flush
+        # Set by who records spans of other libraries: ends those that are open, and counts once.
+        self.before_seal: list[Callable[[], None]] = []
+        self.settle: Settle | None = None
 
     def start(
         self,
@@ -97,11 +103,16 @@ class Recorder:
         wall_ns: int,
         mono_ns: int,
         fields: dict[str, Any] | None = None,
+        span_id: str | None = None,
     ) -> OpenSpan:
-        """Open a span; `fields` are its columns so far."""
+        """Open a span; `fields` are its columns so far.
+
+        `span_id` is for a span that has one already; the caller sees to it that it is the only one.
+        """
         seq = self._sequence()
         self.next_seq = seq + 1
-        span_id = f"{(self._ids + seq * _STRIDE) & _MASK or _MASK:016x}"
+        if span_id is None:
+            span_id = f"{(self._ids + seq * _STRIDE) & _MASK or _MASK:016x}"
         above = parent.span_id if parent else None
         clean = self.redactor.text(name)
         fields = {} if fields is None else fields
@@ -245,12 +256,16 @@ class Recorder:
 
     def draft(self, manifest: dict[str, Any], *, salt_seed: bytes) -> Draft:
         """Return the pack's draft; `manifest` gains the run id, the redactor and the span count."""
-        ended = len(self._spans)
-        counts = {"started": self.next_seq, "ended": ended, "dropped": self.next_seq - ended}
+        for hook in self.before_seal:
+            hook()
+        spans, charges, lost = self._spans, self._costs, self.next_seq - len(self._spans)
+        if self.settle is not None:
+            spans, charges = self.settle(spans, charges)
+        counts = {"started": len(spans) + lost, "ended": len(spans), "dropped": lost}
         return draft_of(
             {"run_id": self.run_id, "redactor": self.redactor.describe(), "spans": counts}
             | manifest,
-            spans=self._spans, charges=self._costs, tape=self._inputs, content=self._content,
+            spans=spans, charges=charges, tape=self._inputs, content=self._content,
             salt_seed=salt_seed,
         )  # fmt: skip
 

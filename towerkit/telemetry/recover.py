@@ -16,6 +16,7 @@ import msgspec
 from towerkit.core.errors import StoreError
 from towerkit.packs.store import Pack, Store
 from towerkit.packs.writer import Draft
+from towerkit.telemetry.counting import settle
 from towerkit.telemetry.journal import abandoned, records
 from towerkit.telemetry.recorder import Charge, OpenSpan, draft_of
 
@@ -79,9 +80,11 @@ def read_draft(path: Path, *, salt_seed: bytes) -> Draft | None:
     )
     open_ids = opened.keys() - ended.keys()
     _end_as_aborted([opened[i] for i in open_ids], last, simulated=header["simulated"])
+    spans, charges = settle([*ended.values(), *(opened[i] for i in open_ids)], charges, priced=True)
     costs = [charge.cost for charge in charges]
     counts = {
-        "started": len(opened), "ended": len(ended), "dropped": 0, "aborted": len(open_ids),
+        "started": len(spans), "ended": len(spans) - len(open_ids), "dropped": 0,
+        "aborted": len(open_ids),
     }  # fmt: skip
     budget = {
         **header.pop("budget"),
@@ -92,7 +95,6 @@ def read_draft(path: Path, *, salt_seed: bytes) -> Draft | None:
         **header, "status": "aborted", "error_class": None, "duration_ns": last - begun,
         "spans": counts, "budget": budget,
     }  # fmt: skip
-    spans = [*ended.values(), *(opened[i] for i in open_ids)]
     return draft_of(
         manifest, spans=spans, charges=charges, tape=tape, content=content, salt_seed=salt_seed
     )
