@@ -251,9 +251,7 @@ def test_a_broken_otlp_span_refuses_its_trace(store, tmp_path, path, value, says
          "record 2: resourceSpans[0].scopeSpans[0].spans: expected a list, got 3"),
     ],
 )  # fmt: skip
-def test_a_record_that_may_hide_spans_of_any_trace_refuses_the_file(
-    store, tmp_path, damage, says
-):
+def test_a_record_that_may_hide_spans_of_any_trace_refuses_the_file(store, tmp_path, damage, says):
     """A run without some of its spans would look whole: so nothing is imported."""
     lines = [json.dumps(otlp_record(n)) for n in range(3)]
     path = write(tmp_path / "a.jsonl", "\n".join(damage(lines)).encode())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
+from pathlib import Path
 
 import openai
 import pytest
@@ -162,9 +164,9 @@ def test_the_seams_spans_say_which_server_and_what_failed(tmp_path):
         exporter = OTLPSpanExporter(endpoint=f"{there.url}/v1/traces")
         tower = Tower(store=tmp_path, otel_exporter=exporter,
                       policy=Policy(backoff_cap_s=0.001))  # fmt: skip
-        client = openai.OpenAI(api_key="sk-x", base_url=server.openai_base_url,
-                               http_client=tower.http_client(provider="openai"))  # fmt: skip
-        with tower.run("desk"):
+        http = tower.http_client(provider="openai")
+        client = openai.OpenAI(api_key="sk-x", base_url=server.openai_base_url, http_client=http)
+        with client, tower.run("desk"):
             client.chat.completions.create(
                 model="gpt-4o", messages=[{"role": "user", "content": "hi"}]
             )
@@ -177,6 +179,24 @@ def test_the_seams_spans_say_which_server_and_what_failed(tmp_path):
     assert tries[0]["status"] == {"code": "STATUS_CODE_ERROR", "message": "overloaded"}
     assert tries[0]["events"][0]["name"] == "exception"
     assert "wait" in {e["name"] for e in call["events"]}
+
+
+def test_the_page_does_what_it_says(tmp_path, monkeypatch):
+    """The blocks of docs/howto/otel.md run as they stand, endpoint and header from the environment."""
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).resolve().parents[2] / "docs/howto/otel.md").read_text()
+    with backend() as there:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"{there.url}/api/public/otel")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "Authorization=Basic%20a2V5,x-more=4")
+        scope = {}
+        for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+            exec(compile(code, "docs/howto/otel.md", "exec"), scope)
+        ((path, headers, _),) = there.requests
+        spans = there.spans()
+    assert path == "/api/public/otel/v1/traces"
+    assert (headers["authorization"], headers["x-more"]) == ("Basic a2V5", "4")
+    assert len(spans) == 3
+    assert scope["run"].pack.manifest["parent_trace_id"] is None
 
 
 # -- backends that fail ----------------------------------------------------------------------------

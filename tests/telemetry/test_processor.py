@@ -234,7 +234,9 @@ def test_a_killed_run_is_recovered_with_its_instrumented_spans(tower, tmp_path):
     tracer = tracer_of(tower)
     run = tower.run("desk").__enter__()
     for n in (1, 1, 2):
-        with tracer.start_as_current_span("chat", attributes=CHAT | {"gen_ai.response.id": f"r{n}"}):
+        with tracer.start_as_current_span(
+            "chat", attributes=CHAT | {"gen_ai.response.id": f"r{n}"}
+        ):
             pass
     run.recorder.journal.forget()  # as a kill leaves it
     (found,) = recover(Store(tmp_path), salt_seed=bytes(32))
@@ -328,9 +330,10 @@ def test_real_instrumentations_of_the_openai_sdk_count_once(tower, kinds, guarde
             options = {"http_client": tower.http_client(provider="openai")} if guarded else {}
             client = openai.OpenAI(api_key="sk-x", base_url=server.openai_base_url, max_retries=0,
                                    **options)  # fmt: skip
-            said = client.chat.completions.create(
-                model="gpt-4o", messages=[{"role": "user", "content": "mail ann@example.com"}]
-            )
+            with client:
+                said = client.chat.completions.create(
+                    model="gpt-4o", messages=[{"role": "user", "content": "mail ann@example.com"}]
+                )
     finally:
         for one in instrumentors:
             one.uninstrument()
@@ -355,7 +358,7 @@ def test_a_real_error_is_an_error_once(tower, kind):
     try:
         with FaultServer(default=Answer(code=429)) as server, tower.run("desk") as run:
             client = openai.OpenAI(api_key="sk-x", base_url=server.openai_base_url, max_retries=0)
-            with pytest.raises(openai.RateLimitError):
+            with client, pytest.raises(openai.RateLimitError):
                 client.chat.completions.create(
                     model="gpt-4o", messages=[{"role": "user", "content": "x"}]
                 )

@@ -57,8 +57,11 @@ def baggage_header(entries: Mapping[str, str]) -> str:
                 "expected baggage as a mapping of names to text, a name being letters, digits and "
                 f"any of !#$%&'*+-.^_`|~, got {str(name)[:80]!r}: {type(value).__name__}"
             )
-    header = ",".join(f"{n}={quote(v, safe='!#$&()*+-./:<=>?@[]^_`{|}~')}"
-                      for n, v in entries.items())  # fmt: skip
+    try:
+        # Every special character, because readers differ in what they take a plus sign for.
+        header = ",".join(f"{name}={quote(value, safe='')}" for name, value in entries.items())
+    except UnicodeEncodeError:
+        raise UsageError("expected baggage as text, got a lone surrogate") from None
     if len(entries) > MOST_MEMBERS or len(header) > MOST_BYTES:
         raise UsageError(
             f"expected at most {MOST_MEMBERS} entries of baggage and {MOST_BYTES} bytes, got "
