@@ -454,7 +454,8 @@ def test_two_spans_with_one_answer_are_one_call(store, tmp_path):
 def test_what_an_agent_adds_up_is_not_counted_again(store, tmp_path):
     """Sums on an agent's span are shown and not charged; without calls below they are charged."""
     agent = {"openinference.span.kind": "AGENT", "llm.token_count.prompt": 20,
-             "llm.token_count.completion": 4, "gen_ai.aggregated_usage.input_tokens": 20}  # fmt: skip
+             "llm.token_count.completion": 4,
+             "gen_ai.aggregated_usage.input_tokens": 20}  # fmt: skip
     spans = [dumped(0, 1, "root", {}, parent=None, took_ms=300),
              dumped(0, 2, "agent", agent, took_ms=200), dumped(0, 3, "chat", CHAT, parent=2),
              dumped(0, 4, "chat", CHAT, parent=2, at_ms=100),

@@ -35,7 +35,7 @@ def recorded(path):
             yield span
             yield from flat(span.get("child_spans") or ())
 
-    # any-agent's files have the same trace in several versions: what tells runs apart is the record.
+    # any-agent has the same trace in several versions: what tells runs apart is the record.
     return [list({_id(s): s for s in flat(r["spans"])}.values()) for r in content]
 
 

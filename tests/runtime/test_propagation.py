@@ -71,10 +71,9 @@ def test_a_models_request_carries_the_trace_and_no_baggage(tmp_path):
     tower = make(tmp_path, baggage_to=("tools.internal",))
     with FaultServer([Status(code=503), Reply()]) as server:
         http = tower.http_client(provider="openai")
-        with openai.OpenAI(api_key="sk-x", base_url=server.openai_base_url,
-                           http_client=http) as client:  # fmt: skip
-            with tower.run("desk", baggage=BAGGAGE) as run:
-                client.chat.completions.create(**BODY)
+        client = openai.OpenAI(api_key="sk-x", base_url=server.openai_base_url, http_client=http)
+        with client, tower.run("desk", baggage=BAGGAGE) as run:
+            client.chat.completions.create(**BODY)
     tries = run.pack.frame("spans").filter(kind="attempt").sort("seq")["span_id"].to_list()
     headers = [e.headers for e in server.requests]
     trace = run.run_id.replace("-", "")
@@ -227,7 +226,8 @@ def test_baggage_survives_its_spelling(entries):
 
 
 @pytest.mark.parametrize("entries", [
-    {"a b": "x"}, {"": "x"}, {"a": 7}, {"a": "x" * 9_000}, {"a": "\ud800"}, {f"k{n}": "v" for n in range(65)},
+    {"a b": "x"}, {"": "x"}, {"a": 7}, {"a": "x" * 9_000}, {"a": "\ud800"},
+    {f"k{n}": "v" for n in range(65)},
 ])  # fmt: skip
 def test_baggage_that_cannot_travel_is_said_at_once(tmp_path, entries):
     """Before the run begins."""

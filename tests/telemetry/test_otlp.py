@@ -10,6 +10,7 @@ from pathlib import Path
 import openai
 import pytest
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from otlp_backend import as_lines, backend
 
@@ -92,7 +93,7 @@ def test_what_went_out_comes_back_to_the_same_rows(tmp_path):
 
 
 def test_with_content_messages_go_out_redacted_in_roles_and_parts(tmp_path):
-    """Input, output, tool arguments and result: on attempts and on the run, never a bare address."""
+    """Input, output, tool arguments and result: on attempts and on the run, no address bare."""
     with backend() as there:
         exported(tmp_path, there, otel_content=True)
         spans, bodies = there.spans(), [b for _, _, b in there.requests]
@@ -114,6 +115,36 @@ def test_with_content_messages_go_out_redacted_in_roles_and_parts(tmp_path):
     assert "<EMAIL:" in tool["gen_ai.tool.call.result"]
     assert "Where is order 7" in of["run"][0]["gen_ai.input.messages"]
     assert all("gen_ai.input.messages" not in a for a in of["call"])
+
+
+@pytest.mark.parametrize("content", [False, True])
+def test_what_instrumented_libraries_brought_in_goes_out_like_our_own(tmp_path, content):
+    """Their content only when asked for; and each count on one span, whatever theirs say."""
+    said = {"gen_ai.operation.name": "generate_content", "gen_ai.request.model": "m",
+            "gen_ai.usage.input_tokens": 10, "gen_ai.usage.output_tokens": 2,
+            "gen_ai.input.messages": '[{"role": "user", "content": "a plan"}]',
+            "unheard.of": "a plan"}  # fmt: skip
+    outer = {"gen_ai.request.model": "m", "llm.token_count.prompt": 10}
+    with backend() as there:
+        exporter = OTLPSpanExporter(endpoint=f"{there.url}/v1/traces")
+        tower = Tower(store=tmp_path, otel_content=content, otel_exporter=exporter)
+        provider = TracerProvider()
+        provider.add_span_processor(tower.span_processor())
+        tracer = provider.get_tracer("some.library")
+        with (
+            tower.run("desk"),
+            tracer.start_as_current_span("call_llm", attributes=outer),
+            tracer.start_as_current_span("generate", attributes=said) as span,
+        ):
+            span.add_event("gen_ai.user.message", {"content": "a plan"})
+        assert tower.flush_otel()
+        spans, (body,) = there.spans(), [b for _, _, b in there.requests]
+    assert (b"a plan" in body) is content
+    counts = {k for k in said | outer if "usage" in k or "count" in k}
+    counted = [s["attributes"]["towerkit.kind"] for s in spans if counts & set(s["attributes"])]
+    assert counted == ["attempt"]
+    call = next(s for s in spans if s["attributes"]["towerkit.kind"] == "call")
+    assert call["attributes"]["gen_ai.operation.name"] == "generate_content"
 
 
 @pytest.mark.parametrize("capture", ["off", "digests"])
@@ -182,7 +213,7 @@ def test_the_seams_spans_say_which_server_and_what_failed(tmp_path):
 
 
 def test_the_page_does_what_it_says(tmp_path, monkeypatch):
-    """The blocks of docs/howto/otel.md run as they stand, endpoint and header from the environment."""
+    """The blocks of docs/howto/otel.md run as they stand, endpoint and header from outside."""
     monkeypatch.chdir(tmp_path)
     page = (Path(__file__).resolve().parents[2] / "docs/howto/otel.md").read_text()
     with backend() as there:
@@ -218,6 +249,7 @@ class Slow(SpanExporter):
         self.go, self.began, self.seen = threading.Event(), threading.Event(), 0
 
     def export(self, spans):
+        """Wait to be let go."""
         self.began.set()
         self.go.wait(30)
         self.seen += 1

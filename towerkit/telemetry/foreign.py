@@ -169,9 +169,7 @@ def usage_of(attributes: Mapping[str, Any]) -> Usage | None:
 
 def usage_in(columns: Mapping[str, Any]) -> Usage:
     """Return the counts of columns as usage."""
-    return Usage(
-        **{c.removeprefix("gen_ai_usage_"): columns.get(c) for c in COUNT_COLUMNS}  # type: ignore[arg-type]
-    )
+    return Usage(**{c.removeprefix("gen_ai_usage_"): columns.get(c) for c in COUNT_COLUMNS})
 
 
 def _first(attributes: Mapping[str, Any], spellings: Sequence[str]) -> Any:
@@ -185,13 +183,13 @@ def _first(attributes: Mapping[str, Any], spellings: Sequence[str]) -> Any:
 def _count(attributes: Mapping[str, Any], spellings: Sequence[str]) -> int | None:
     """Return the first spelling that is a count. Some emitters write numbers as text."""
     for name in spellings:
-        value = attributes.get(name)
+        value: Any = attributes.get(name)
         if isinstance(value, str) and re.fullmatch(r"[0-9]{1,13}", value):
             value = int(value)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if type(value) is int and 0 <= value <= MOST_TOKENS:
-            return value
+            return int(value)
     return None
 
 
@@ -211,14 +209,13 @@ def cost_of(attributes: Mapping[str, Any]) -> Price | None:
 
 def _dollars(value: Any) -> int | None:
     """Return dollars as nano-dollars."""
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            return None
-    if type(value) not in {int, float} or not 0 <= value < 1e9:
+    if type(value) not in {int, float, str}:
         return None
-    return round(value * 1e9)
+    try:
+        amount = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return round(amount * 1e9) if 0 <= amount < 1e9 else None
 
 
 def failure_of(span: Emitted, what: What) -> Failed | None:

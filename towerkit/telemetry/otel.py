@@ -66,7 +66,7 @@ def _resource(identity: Mapping[str, Any]) -> Resource:
     known: dict[str, str] = {"service.version": str(identity.get("release") or "dev")}
     if service != _DEFAULT_SERVICE or not os.environ.get("OTEL_SERVICE_NAME"):
         known["service.name"] = service
-    return Resource.create(known)  # type: ignore[arg-type]  # a dict of str is one of its values
+    return Resource.create(known)
 
 
 def spans_of(pack: Pack, *, content: bool = False) -> list[ReadableSpan]:
