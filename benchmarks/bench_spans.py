@@ -1,7 +1,7 @@
 """What evidence costs, beside OpenTelemetry's batch processor serialising to nowhere.
 
-A run of 41 spans, each leaf with twelve attributes, one of them a prompt of 2 KB; every tenth prompt
-has an address in it. The peer neither redacts nor writes: its spans are encoded as OTLP and dropped.
+A run of 41 spans, each leaf with twelve attributes, one of them a prompt of 2 KB, every tenth with
+an address in it. The peer neither redacts nor writes: its spans are encoded as OTLP and dropped.
 Paced: runs follow each other once the workers of both sides are idle.
 
 `leaf`: time on the agent's thread for one leaf, journal `sync` and `grouped`. `journal_cpu`: CPU of

@@ -39,13 +39,15 @@ def evidence_of(run: Run) -> Evidence:
     recorder, pack = run.recorder, run.pack
     journal, problems = recorder.journal, []
     in_pack = in_journal = 0
+    started = recorder.next_seq
     if journal is not None and journal.error is not None:
         problems.append(f"journal: {journal.error.strerror or journal.error}")
     if run.storage_error is not None:
         problems.append(str(run.storage_error))
     if pack is not None:
         counts = pack.manifest["spans"]
-        in_pack = counts["started"] - counts["dropped"]
+        # A call that two have recorded, the guard and an instrumented library, is one.
+        started, in_pack = counts["started"], counts["started"] - counts["dropped"]
     elif journal is not None:
         try:
             in_journal = sum(kind == "open" for kind, *_ in records(journal.path))
@@ -54,6 +56,6 @@ def evidence_of(run: Run) -> Evidence:
     if recorder.late:
         problems.append(f"{recorder.late} records came after the run had ended")
     return Evidence(
-        spans_started=recorder.next_seq, spans_in_pack=in_pack, spans_in_journal=in_journal,
+        spans_started=started, spans_in_pack=in_pack, spans_in_journal=in_journal,
         problems=tuple(problems),
     )  # fmt: skip

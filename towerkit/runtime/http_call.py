@@ -26,6 +26,7 @@ from towerkit.runtime.calls import StreamCall
 from towerkit.runtime.executor import Attempt
 from towerkit.runtime.http_answer import Chunk, Exchange
 from towerkit.runtime.http_wire import Asked, asked
+from towerkit.runtime.propagation import outgoing
 from towerkit.telemetry.recorder import OpenSpan
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class HttpCall(StreamCall):
         self.pieces: list[Any] = []
         self.exchange: Exchange | None = None
         self.read_timeout_s = 0.0
+        self._span_id = ""
         self._digest = self._record_request()
 
     # -- the request -----------------------------------------------------------------------------
@@ -173,6 +175,8 @@ class HttpCall(StreamCall):
 
     def mark(self, span: OpenSpan) -> None:
         url = self._sent.request.url
+        if span.kind == "attempt":
+            self._span_id = span.span_id
         span.attributes |= {
             "http.request.method": self._sent.request.method, "server.address": url.host,
             "url.path": self.clean(url.path),
@@ -264,14 +268,18 @@ class HttpCall(StreamCall):
     # -- carrying it out -------------------------------------------------------------------------
 
     def _outgoing(self, timeout_s: float) -> Any:
-        """Return the request with time-outs of its own, or ours where those are shorter."""
+        """Return the request with the trace's headers and its own time-outs, or ours if shorter."""
         request = self._sent.request
+        headers = request.headers.copy()
+        headers.update(
+            outgoing(self._run, self._span_id, to=request.url.host.lower(), given=headers.keys())
+        )
         own = request.extensions.get("timeout") or {}
         given = {k: own.get(k) if isinstance(own, Mapping) else None for k in TIMEOUTS}
         limits = {k: timeout_s if v is None else min(v, timeout_s) for k, v in given.items()}
         self.read_timeout_s = limits["read"]
         return type(request)(
-            request.method, request.url, headers=request.headers, stream=request.stream,
+            request.method, request.url, headers=headers, stream=request.stream,
             extensions={**request.extensions, "timeout": limits},
         )  # fmt: skip
 

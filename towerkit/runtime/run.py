@@ -46,6 +46,7 @@ from towerkit.runtime.guard import (
     drive,
     drive_stream,
 )
+from towerkit.runtime.propagation import baggage_header, read_traceparent
 from towerkit.runtime.step import Step
 from towerkit.telemetry.journal import Journal
 from towerkit.telemetry.recorder import OpenSpan, Recorder
@@ -53,6 +54,7 @@ from towerkit.telemetry.recorder import OpenSpan, Recorder
 if TYPE_CHECKING:
     from towerkit.packs.store import Pack
     from towerkit.runtime.tower import Tower
+    from towerkit.telemetry.foreign import Place
 
 log = logging.getLogger("towerkit")
 
@@ -83,9 +85,14 @@ class Run:
         source: Mapping[str, Any] | None = None,
         executor: Executor | None = None,
         keep: bool = True,
+        traceparent: str | None = None,
+        baggage: Mapping[str, str] | None = None,
     ) -> None:
         """Use `Tower.run`."""
         self._keep = keep
+        self._caller = read_traceparent(traceparent)
+        self._stray = traceparent is not None and self._caller is None
+        self.baggage, self._baggage = baggage_header(baggage or {}), sorted(baggage or ())
         self.tower, self.name, self.env = tower, name, env
         self._pack: Pack | None = None
         self._storage_error: StoreError | None = None
@@ -154,16 +161,30 @@ class Run:
             self.recorder.journal.add(("run", head | self._header()))
         self._root = self.start_span(self.name, kind="run", operation="invoke_agent", parent=None)
         self._root.attributes["gen_ai.agent.name"] = self.name
+        self._note_caller(self._root)
         self._token = OPEN.set(Open(self, self._root, "", OPEN.get()))
         LIVE.add(self)
         digest = self.recorder.content(self._task)
         self._reading("task", "task", digest, self._start_mono)
         return self
 
+    def _note_caller(self, root: OpenSpan) -> None:
+        """Say on the run's span who called; of baggage only the names are kept."""
+        if self._caller is not None:
+            root.attributes["towerkit.parent"] = self._caller
+        if self._stray:
+            root.attributes["towerkit.traceparent_invalid"] = True
+            log.warning(
+                "run %s: the caller's traceparent is none and was left out: expected "
+                "00-TRACE-SPAN-FLAGS in hexadecimal", self.run_id,
+            )  # fmt: skip
+        if self._baggage:
+            root.attributes["towerkit.baggage_names"] = self._baggage
+
     def _header(self) -> dict[str, Any]:
         """Return what the manifest says of the run and is known when it begins."""
         return {
-            "parent_trace_id": None,
+            "parent_trace_id": self._caller and self._caller["trace_id"],
             "started_unix_ns": self._start_wall,
             "source": self._source,
             "identity": self._identity,
@@ -227,6 +248,8 @@ class Run:
 
     def _end(self, status: str) -> None:
         """Have the run sealed: later, where a journal keeps it safe meanwhile, else now."""
+        for hook in self.recorder.before_seal:
+            hook()
         end = {
             "status": status,
             "error_class": self.error_class,
@@ -260,10 +283,8 @@ class Run:
             journal.close(remove=self._pack is not None)
             if self._pack is None and journal.error is None:
                 log.error("run %s is kept in its journal: towerkit pack recover", self.run_id)
-        if self._pack is not None and self.tower.otel_exporter is not None:
-            from towerkit.telemetry.otel import export  # noqa: PLC0415
-
-            export(self._pack, self.tower.otel_exporter)
+        if self._pack is not None and self.tower.outbox is not None:
+            self.tower.outbox.put(self._pack)
 
     # -- spans -----------------------------------------------------------------------------------
 
@@ -324,11 +345,23 @@ class Run:
         here = OPEN.get()
         while here is not None and here.run is not self:
             here = here.outer  # another run was opened inside this one
-        if here is not None:
-            return here.span, here.path
-        if self._root is None:
+        if here is None and self._root is None:
             raise UsageError("enter the run first: `with tower.run(…) as run:`")
-        return self._root, ""
+        span, path = (self._root, "") if here is None else (here.span, here.path)
+        assert span is not None  # noqa: S101  looked at above
+        if self.tower.instrumented is not None:
+            inner = self.tower.instrumented(self.recorder)
+            # Both are open around what comes: the one that started later is the inner one.
+            span = inner if inner is not None and inner.seq > span.seq else span
+        return span, path
+
+    def place(self) -> Place | None:
+        """Return where a span of an instrumented library begins; None where nothing is kept."""
+        from towerkit.telemetry.foreign import Place  # noqa: PLC0415  only for who uses it
+
+        if not self._keep:
+            return None
+        return Place(self.recorder, self.here()[0], self.env, self._start_wall, self._start_mono)
 
     def step(self, name: str, attributes: Mapping[str, Any] | None = None) -> Step:
         """Return a step of the agent's own, to be entered with `with` around its work.

@@ -66,6 +66,9 @@ class Charge(msgspec.Struct, array_like=True):
     simulated: bool
 
 
+Settle = Callable[[Sequence[OpenSpan], Sequence[Charge]], tuple[list[OpenSpan], list[Charge]]]
+
+
 class Recorder:
     """Collects the rows of one run. Threads may record at once."""
 
@@ -90,6 +93,9 @@ class Recorder:
         self.late = 0  # records that came when the run had ended
         # Brings what was recorded so far to safety; called before the agent goes on.
         self.flush: Callable[[], None] = _nothing if journal is None else journal.flush
+        # Set by who records spans of other libraries: ends those that are open, and counts once.
+        self.before_seal: list[Callable[[], None]] = []
+        self.settle: Settle | None = None
 
     def start(
         self,
@@ -101,11 +107,16 @@ class Recorder:
         wall_ns: int,
         mono_ns: int,
         fields: dict[str, Any] | None = None,
+        span_id: str | None = None,
     ) -> OpenSpan:
-        """Open a span; `fields` are its columns so far."""
+        """Open a span; `fields` are its columns so far.
+
+        `span_id` is for a span that has one already; the caller sees to it that it is the only one.
+        """
         seq = self._sequence()
         self.next_seq = seq + 1
-        span_id = f"{(self._ids + seq * _STRIDE) & _MASK or _MASK:016x}"
+        if span_id is None:
+            span_id = f"{(self._ids + seq * _STRIDE) & _MASK or _MASK:016x}"
         above = parent.span_id if parent else None
         clean = self.redactor.text(name)
         fields = {} if fields is None else fields
@@ -276,19 +287,23 @@ class Recorder:
 
         What is still open, in a thread or a task that outlives the run, ends here as aborted.
         """
-        spans, started = list(self._spans), self.next_seq
+        spans, charges, lost = list(self._spans), list(self._costs), self.next_seq
+        lost -= len(spans)
         still_open = [span for span in spans if not span.ended]
         for span in still_open:
             self._clean(span)
         end_as_aborted(still_open, spans, simulated=manifest.get("simulated", False))
+        if self.settle is not None:
+            spans, charges = self.settle(spans, charges)
+        aborted = sum(span.status == "aborted" for span in spans)
         counts = {
-            "started": started, "ended": len(spans) - len(still_open),
-            "aborted": len(still_open), "dropped": started - len(spans),
+            "started": len(spans) + lost, "ended": len(spans) - aborted, "aborted": aborted,
+            "dropped": lost,
         }  # fmt: skip
         return draft_of(
             {"run_id": self.run_id, "redactor": self.redactor.describe(), "spans": counts}
             | manifest,
-            spans=spans, charges=list(self._costs), tape=list(self._inputs),
+            spans=spans, charges=charges, tape=list(self._inputs),
             content=dict(self._content), salt_seed=salt_seed,
         )  # fmt: skip
 
