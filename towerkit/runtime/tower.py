@@ -47,6 +47,8 @@ class Tower:
     `SpanExporter`: it gets each run's spans once the pack is sealed. `journal` says when a record
     is safe from a kill of the process: `sync` before the agent goes on, `grouped` within 50 ms,
     `off` when the run is sealed. `breakers` shares the circuit breakers with other processes.
+    `secrets` are values that no byte of a pack may hold, in any form; those of the environment
+    are known already, where the redactor is the default one.
     """
 
     def __init__(  # noqa: PLR0913  the one place where a tower is configured, by keyword
@@ -66,6 +68,7 @@ class Tower:
         breaker: Limits | None = None,
         journal: Mode = "sync",
         breakers: RedisBreakers | None = None,
+        secrets: Sequence[str] = (),
     ) -> None:
         """Raise `UsageError` for a budget that is not a positive amount."""
         if budget_usd is not None and not 0 < budget_usd < 1e9:
@@ -86,7 +89,7 @@ class Tower:
         self.policy_digest = self.policy.digest()
         self.budget_usd = budget_usd
         self.service, self.release, self.git_commit = service, release, git_commit
-        self.redactor = redactor or local_redactor()
+        self.redactor = (redactor or local_redactor()).knowing(secrets)
         self.otel_exporter = otel_exporter
         self.retry_budget = RetryBudget()
         self._breaker_limits = breaker or Limits()
