@@ -4,7 +4,8 @@ Two sources: values this repository generates (tests/privacy/instances.py), and 
 sentences of presidio-research where they are (TOWERKIT_REAL_DATA or ../shared/data). Recall: a
 labelled span counts when a finding of its class overlaps it. Precision: a finding counts when a
 label of its class overlaps it; for generated values, near misses (one digit changed) are the
-findings that should not be. Prints the tables as Markdown; `--write` puts them into docs/privacy.md.
+findings that should not be. Prints the tables as Markdown; `--write` puts them into
+docs/privacy.md.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tests.privacy.instances import CHECKED, CLASSES, near_miss, text_with  # noqa: E402
-
 from towerkit.gate.intervals import wilson  # noqa: E402
 from towerkit.privacy.find import find  # noqa: E402
 
@@ -68,7 +68,8 @@ def generated(count: int) -> list[str]:
 def labelled(folder: Path) -> list[str]:
     """Return the rows of the labelled sentences."""
     path = folder / "pii" / "presidio_research_generated_large.json.xz"
-    sentences = json.loads(lzma.open(path).read())
+    with lzma.open(path) as file:
+        sentences = json.load(file)
     labels, hits, findings, right = Counter(), Counter(), Counter(), Counter()
     for sentence in sentences:
         found = [f for f in find(sentence["full_text"], alone=True) if f.row is not None]
@@ -86,11 +87,11 @@ def labelled(folder: Path) -> list[str]:
             findings[kind] += 1
             right[kind] += any(kind == k and one.start < e and s < one.end for k, s, e in spans)
     rows = ["| class | labels | recall | findings | precision |", "|---|---|---|---|---|"]
-    for kind in sorted((set(labels) | set(findings)) - NOT_OURS - {"DATE_TIME"}):
-        rows.append(
-            f"| `{kind}` | {labels[kind]} | {share(hits[kind], labels[kind])} | {findings[kind]} "
-            f"| {share(right[kind], findings[kind])} |"
-        )
+    rows += [
+        f"| `{kind}` | {labels[kind]} | {share(hits[kind], labels[kind])} | {findings[kind]} "
+        f"| {share(right[kind], findings[kind])} |"
+        for kind in sorted((set(labels) | set(findings)) - NOT_OURS - {"DATE_TIME"})
+    ]
     missed = sum(labels[kind] for kind in NOT_OURS)
     rows.append(f"\nLabels of classes that are not looked for (names, addresses, …): {missed}.")
     return rows

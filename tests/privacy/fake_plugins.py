@@ -10,6 +10,7 @@ class Names:
     """Finds one name wherever it stands."""
 
     def find(self, text):
+        """Answer as the class says."""
         at = text.find("Ada Lovelace")
         return [] if at < 0 else [(at, at + 12, "person")]
 
@@ -18,6 +19,7 @@ class Slow:
     """Never answers."""
 
     def find(self, text):
+        """Answer as the class says."""
         threading.Event().wait(60)
 
 
@@ -25,6 +27,7 @@ class Crash:
     """Dies at the first text."""
 
     def find(self, text):
+        """Answer as the class says."""
         os._exit(3)
 
 
@@ -32,4 +35,5 @@ class Nonsense:
     """Answers spans outside the text."""
 
     def find(self, text):
+        """Answer as the class says."""
         return [(0, 10_000, "person")]

@@ -260,6 +260,7 @@ def near_miss(name: str, r: random.Random) -> str:
     """Return a value of a class with one digit changed: its check no longer holds."""
     make, word = CHECKED[name]
     value = make(r)
-    at = r.choice([i for i, c in enumerate(value) if c.isdigit()][2:])
-    other = r.choice([d for d in D if d != value[at]])
+    digits = [i for i, c in enumerate(value) if c.isdigit()][2:]
+    at = r.choice(digits or [i for i, c in enumerate(value) if c.isalpha()][2:])
+    other = r.choice([d for d in (D[1:] if digits else "abcdefgh") if d != value[at]])
     return word + value[:at] + other + value[at + 1 :]

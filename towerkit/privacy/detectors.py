@@ -243,7 +243,7 @@ _SHAPES = (
     _phone(r"\+ ?\(?[1-9](?:[ .()/-]{0,2}[0-9]){6,14}" + _EXTENSION + r"\b",
            fit=checks.international),
     _phone(r"\b00[1-9][0-9]{0,2}[ .-](?:[ .()-]{0,2}[0-9]){6,13}" + _EXTENSION + r"\b",
-           fit=checks.international, edges=True),
+           fit=checks.international, edges=True, late=True),
     Detector(
         name="GEO", entity="GEO_COORDINATES", tier="B shape", valid=checks.geo, edges=True,
         pattern=r"-?\b[0-9]{1,2}\.[0-9]{4,10} ?[,;] ?-?[0-9]{1,3}\.[0-9]{4,10}\b",

@@ -79,7 +79,7 @@ class Worker:
 
     def _started(self) -> subprocess.Popen[bytes]:
         hidden = set(secrets_of(os.environ))
-        self._process = process = subprocess.Popen(
+        self._process = process = subprocess.Popen(  # noqa: S603  the name was checked
             [sys.executable, "-m", "towerkit.privacy.plugin", self._name],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             env={k: v for k, v in os.environ.items() if v not in hidden},
