@@ -2,8 +2,8 @@
 
 The stream is of 2 KB prompts as an agent sends them: a conversation sends its earlier messages
 again with every call, 20 times over its life; one message in 25 holds something to find. `peer`
-runs each row's pattern with Python's `re` over each prompt, with the same checks and tokens. Rounds are
-interleaved; one JSON line with medians. `distinct_ratio` is without any repetition.
+runs each row's pattern with Python's `re` over each prompt, with the same checks and tokens. Rounds
+are interleaved; one JSON line with medians. `distinct_ratio` is without any repetition.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ from towerkit.privacy.safe_text import chat_text, csv_text
 
 TRICKS = st.lists(st.sampled_from([
     "=1+1", "@here", "<!channel>", "<@U123>", "[x](http://a.b)", "![p](//a.b/c)", "http://a.b",
-    "\t=x",    "www.a.b", "＝1", "+1", "-1", "javascript:x", "\u202e", "\x1b[2J", "\n", " ", "a", "|", "`",
+    "\t=x", "www.a.b", "＝1", "+1", "-1", "javascript:x", "\u202e", "\x1b[2J", "\n", " ", "a",
+    "|", "`",
 ])).map("".join)  # fmt: skip
 
 
