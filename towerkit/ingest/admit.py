@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -70,9 +69,7 @@ class _Setting(msgspec.Struct, frozen=True, kw_only=True):
     release: str
     eval_id: str
     shared: bytes
-    key: bytes
-    kid: str
-    capture: str
+    redactor: Redactor
 
 
 class _Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,9 +115,7 @@ def ingest(
         release=name,
         eval_id=sha256_hex(f"{kind.name}\0{name}\0{content}".encode())[:32],
         shared=survey.shared,
-        key=redactor.key,
-        kid=redactor.kid,
-        capture=redactor.capture,
+        redactor=redactor,
     )
     done = _admit_all(setting, survey.jobs, jobs, progress)
     return _report(store, setting, survey, done)
@@ -255,11 +250,6 @@ def _admit_chunk(setting: _Setting, chunk: Sequence[Job]) -> list[_Outcome]:
     return [_admit(setting, job) for job in chunk]
 
 
-@cache
-def _redactor(key: bytes, kid: str, capture: str) -> Redactor:
-    return Redactor(key, kid=kid, capture=capture)  # type: ignore[arg-type]
-
-
 def _admit(setting: _Setting, job: Job) -> _Outcome:
     try:
         trace = FORMATS[setting.format].trace(job, setting.shared)
@@ -268,7 +258,7 @@ def _admit(setting: _Setting, job: Job) -> _Outcome:
     except BadRecord as bad:
         index = job.index if bad.index is None else bad.index
         return _Outcome(index=index, field=bad.field, problem=bad.problem)
-    redactor = _redactor(setting.key, setting.kid, setting.capture)
+    redactor = setting.redactor
     pack, imported = _keep(setting, job, trace, redactor)
     rows = tuple(_score_rows(trace, pack, redactor))
     return _Outcome(index=job.index, imported=imported, scenario=trace.scenario, scores=rows)

@@ -136,7 +136,7 @@ class Run:
     ) -> dict[str, Any]:
         return {
             "service": self.tower.service,
-            "scenario": self.name,
+            "scenario": self.tower.redactor.name(self.name),
             "release": self.tower.release,
             "case_id": None,
             "trial": None,
@@ -148,7 +148,7 @@ class Run:
             "windows": self.tower.model_state.windows,
             "renewable": self.tower.model_state.renewable,
             "faults": [dict(f) for f in faults],
-            **identity,
+            **self.tower.redactor.value(dict(identity)),
         }
 
     # -- life ------------------------------------------------------------------------------------
@@ -538,6 +538,7 @@ class Run:
             temperature=temperature,
         )  # fmt: skip
         rest = {"tools": tools, "max_tokens": max_tokens, "temperature": temperature}
+        self.recorder.learn(tools)
         shown = [self.recorder.content(message) for message in messages]
         digest = self.recorder.request_of(shown, rest)
         call = (StreamCall if stream else ModelCall)(
@@ -551,7 +552,7 @@ class Run:
         name: str | None, timeout_s: float | None, call_id: str | None,
     ) -> Steps:  # fmt: skip
         own = get(fn, "__name__") if name is None else name
-        tool_name = own if type(own) is str and own else "tool"
+        tool_name = self.recorder.redactor.name(own) if type(own) is str and own else "tool"
         args = {} if arguments is None else dict(arguments)
         digest = self.recorder.content({"tool": tool_name, "arguments": args}) or "0" * 32
         call = ToolCall(self, fn, args, tool_name, digest, timeout_s, call_id)

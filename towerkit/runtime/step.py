@@ -37,7 +37,8 @@ class Step:
     def __enter__(self) -> Self:
         if hasattr(self, "_span"):
             raise UsageError("a Step is entered once: ask the run for another")
-        run, name = self._run, self._name
+        run = self._run
+        name = run.recorder.redactor.name(self._name)  # it stands in the tape's paths too
         parent, path = run.here()
         self._span = span = run.start_span(name, kind="step", operation="step", parent=parent)
         span.attributes = self._attributes

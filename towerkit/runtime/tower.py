@@ -14,6 +14,7 @@ from towerkit.core.env import Env, SystemEnv
 from towerkit.core.errors import UsageError
 from towerkit.core.types import Model
 from towerkit.cost.prices import FREE
+from towerkit.packs.committer import wait_for_commits
 from towerkit.packs.store import Store
 from towerkit.privacy.keys import local_redactor
 from towerkit.privacy.redact import Redactor
@@ -55,6 +56,8 @@ class Tower:
     `SpanExporter`: it gets each run's spans once the pack is sealed, on a thread of its own; with
     `otel_content` what was said goes with them, redacted. `baggage_to` names the hosts and MCP
     servers (`mcp:NAME`) that get a run's baggage; no others do. See docs/howto/otel.md.
+    `secrets` are values that no byte of a pack may hold, in any form; those of the environment are
+    known already, where the redactor is the default one.
     """
 
     def __init__(  # noqa: PLR0913  the one place where a tower is configured, by keyword
@@ -76,6 +79,7 @@ class Tower:
         journal: Mode = "sync",
         breakers: RedisBreakers | None = None,
         baggage_to: Collection[str] = (),
+        secrets: Sequence[str] = (),
     ) -> None:
         """Raise `UsageError` for a budget that is not a positive amount."""
         if budget_usd is not None and not 0 < budget_usd < 1e9:
@@ -96,7 +100,7 @@ class Tower:
         self.policy_digest = self.policy.digest()
         self.budget_usd = budget_usd
         self.service, self.release, self.git_commit = service, release, git_commit
-        self.redactor = redactor or local_redactor()
+        self.redactor = (redactor or local_redactor()).knowing(secrets)
         self.outbox = None if otel_exporter is None else Outbox(otel_exporter, content=otel_content)
         self.retry_budget = RetryBudget()
         self._breaker_limits = breaker or Limits()
@@ -198,6 +202,7 @@ class Tower:
 
     def flush_otel(self, timeout_s: float = 10.0) -> bool:
         """Wait until `otel_exporter` was given every sealed run; return whether it was in time."""
+        wait_for_commits(self.store.root)
         return self.outbox is None or self.outbox.flush(timeout_s)
 
     def current(self) -> Run | None:

@@ -77,7 +77,9 @@ class Recorder:
         journal: Journal | None = None,
     ) -> None:  # fmt: skip
         """Start an empty record of `run_id`; span ids follow from `ids`, 64 random bits."""
-        self.run_id, self.redactor, self._ids = run_id, redactor, ids
+        self.run_id, self._ids = run_id, ids
+        self.redactor = redactor.of_run()  # counts what this run dropped
+        self._tools: Any = ()
         self._start_mono_ns = start_mono_ns
         self._sequence = itertools.count().__next__
         self.next_seq = 0  # the number the next span will get
@@ -118,7 +120,7 @@ class Recorder:
         if span_id is None:
             span_id = f"{(self._ids + seq * _STRIDE) & _MASK or _MASK:016x}"
         above = parent.span_id if parent else None
-        clean = self.redactor.text(name)
+        clean = self.redactor.name(name)
         fields = {} if fields is None else fields
         # Attributes and events are not redacted before the span ends: they stay out of the journal.
         self._add(("open", span_id, above, seq, clean, kind, operation, wall_ns, mono_ns, fields))
@@ -148,16 +150,24 @@ class Recorder:
         if error_class is not None:
             fields["error_class"], fields["error_type"] = error_class, error_type
             if error_message is not None:
-                fields["error_message"] = self.redactor.text(error_message[:4000])
+                fields["error_message"] = self.redactor.message(error_message[:4000])
         self._clean(span)
         self._add(("close", span))
 
     def _clean(self, span: OpenSpan) -> None:
         """Redact what a span was told; it is not kept before."""
         if span.attributes:
-            span.attributes = self.redactor.value(span.attributes)
+            span.attributes = self.redactor.metadata(span.attributes)
         if span.events:
-            span.events = self.redactor.value(span.events)
+            span.events = [self.redactor.metadata(event) for event in span.events]
+
+    def learn(self, tools: Any) -> None:
+        """Take what tool schemas mark `x-pii: true` out of everything that is kept from now on."""
+        if tools and tools is not self._tools:
+            self._tools, known = tools, self.redactor
+            self.redactor = known.marking(tools)
+            if self.redactor is not known:
+                self._known, self._known_bytes = {}, 0
 
     def content(self, value: Any, *, ordered: bool = False) -> str | None:
         """Keep `value` (text or JSON-able), redacted, and return its digest.
@@ -202,6 +212,8 @@ class Recorder:
 
         The stored form is `{"messages": [digest, …], …rest}`.
         """
+        if isinstance(rest, Mapping):
+            self.learn(rest.get("tools"))
         return self.request_of([self.content(m) for m in messages], rest)
 
     def request_of(self, shown: Sequence[str | None], rest: Any) -> str:
@@ -282,6 +294,10 @@ class Recorder:
         """Return what content is kept so far, by digest."""
         return {digest: body for digest, (_, body) in self._content.items()}
 
+    def _said(self) -> dict[str, Any]:
+        dropped = self.redactor.dropped
+        return self.redactor.describe() | ({"fields_dropped": dropped} if dropped else {})
+
     def draft(self, manifest: dict[str, Any], *, salt_seed: bytes) -> Draft:
         """Return the pack's draft; `manifest` gains the run id, the redactor and the span count.
 
@@ -301,7 +317,7 @@ class Recorder:
             "dropped": lost,
         }  # fmt: skip
         return draft_of(
-            {"run_id": self.run_id, "redactor": self.redactor.describe(), "spans": counts}
+            {"run_id": self.run_id, "redactor": self._said(), "spans": counts}
             | manifest,
             spans=spans, charges=charges, tape=list(self._inputs),
             content=dict(self._content), salt_seed=salt_seed,
