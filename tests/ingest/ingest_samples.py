@@ -204,10 +204,13 @@ def dojo_run(
     }  # fmt: skip
 
 
-def changed(record: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
-    """Return a copy with the field at a dotted path set, or removed when value is `...`."""
+def changed(record: dict[str, Any], path: str | tuple[Any, ...], value: Any) -> dict[str, Any]:
+    """Return a copy with the field at a dotted path set, or removed when value is `...`.
+
+    A tuple is a path, too: names of attributes have dots of their own.
+    """
     record = copy.deepcopy(record)
-    *parents, last = path.split(".")
+    *parents, last = path.split(".") if isinstance(path, str) else path
     at: Any = record
     for name in parents:
         at = at[int(name)] if isinstance(at, list) else at[name]

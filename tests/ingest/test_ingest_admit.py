@@ -23,6 +23,7 @@ from ingest_samples import (
     tau_run,
     write,
 )
+from span_samples import dump_record, otlp_record
 
 from towerkit.core.errors import IngestError, UsageError
 from towerkit.ingest import FORMATS, ingest
@@ -47,7 +48,10 @@ SAMPLES = {
     "tau-bench": lambda: [tau_run(0), tau_run(1), tau_run(2)],
     "tau2": lambda: tau2_file(tau2_run("0"), tau2_run("1"), tau2_run("2")),
     "agentdojo": lambda: [dojo_run(f"user_task_{i}") for i in range(3)],
+    "otlp": lambda: [otlp_record(i) for i in range(3)],
+    "openinference": lambda: [dump_record(i) for i in range(3)],
 }
+SPANS = ("otlp", "openinference")
 
 
 def runs_of(content):
@@ -178,14 +182,19 @@ def test_a_broken_record_costs_only_itself(store, tmp_path, kind, path, value, s
 def test_lone_surrogates_and_odd_numbers_are_admitted(store, tmp_path, kind):
     """What Python's json writes and strict JSON forbids is read where no rule forbids it."""
     content = SAMPLES[kind]()
-    at = {"tau-bench": "traj.1.content", "tau2": "messages.1.content"}.get(
-        kind, "messages.1.content"
-    )
+    at = {
+        "tau-bench": "traj.1.content", "openinference": "spans.1.name",
+        "otlp": "resourceSpans.0.scopeSpans.0.spans.1.attributes.0.value.stringValue",
+    }.get(kind, "messages.1.content")  # fmt: skip
     odd = changed(runs_of(content)[1], at, "broken \ud83d emoji \x00\x1b[31m")
     odd["extra"] = [NAN, 10**40, {"\udc00": "\udc00"}]
     arguments = {"x": 10**30, "y": "\ud800"}
     if kind == "tau2":
         odd["messages"][2]["tool_calls"][0]["arguments"] = {**arguments, "z": NAN}
+    elif kind == "openinference":
+        odd["spans"][1]["attributes"]["x\ud800"] = {**arguments, "z": NAN}
+    elif kind == "otlp":
+        pass  # its numbers are text, and what is odd stands in `extra`
     elif kind == "agentdojo":
         odd["messages"][2]["tool_calls"][0]["args"] = {**arguments, "z": NAN}
     else:
@@ -298,7 +307,7 @@ def test_a_foreign_file_is_named_for_what_it_is(store, tmp_path, really, asked):
         (b"", "it is empty"),
         (b"\x89PNG\r\n", "holds no JSON object"),
         (b"[]", "holds no JSON object"),
-        (b'{"resourceSpans": []}', "it has the fields resourceSpans"),
+        (b'{"resourceLogs": []}', "it has the fields resourceLogs"),
         ("[1]".encode("utf-16"), "holds no JSON object"),
     ],
 )
@@ -419,22 +428,31 @@ ODD = st.sampled_from(
 )
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data(), st.sampled_from(sorted(FORMATS)))
 def test_no_single_change_of_a_record_breaks_the_others(data, kind):
     """Whatever stands in whatever field: the record is admitted or reported, never more."""
     content = SAMPLES[kind]()
     record = runs_of(content)[1]
-    where = data.draw(st.sampled_from([".".join(map(str, p)) for p in places(record)]))
+    where = data.draw(st.sampled_from(list(places(record))))
     runs_of(content)[1] = changed(record, where, data.draw(ODD))
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder) / "store")
-        report = admit(store, write(Path(folder) / "a.json", content), kind, release="r1")
-        assert report.imported + len(report.errors) == 3
+        try:
+            report = admit(store, write(Path(folder) / "a.json", content), kind, release="r1")
+        except IngestError:
+            # What may have held spans of any trace refuses the file.
+            assert kind == "otlp"
+            assert not store.root.exists()
+            return
+        assert report.imported + len(report.errors) == report.runs
+        assert kind in SPANS or report.runs == 3
         assert report.imported >= 2
         for pack in store.packs():
             pack.verify()
-        assert store.scores(store.packs()).filter(pl.col("primary")).height == report.imported
+        assert store.scores(store.packs()).filter(pl.col("primary")).height == (
+            0 if kind in SPANS else report.imported
+        )
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))

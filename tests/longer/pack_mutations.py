@@ -1,7 +1,7 @@
 """100,000 mutations of 20 signed packs: each is found, and raises `PackError` and nothing else.
 
-Run: `python tests/longer/pack_mutations.py [MUTATIONS] [FIRST_SEED]` (some minutes). Prints one JSON
-line; a mutation that is not found names its seed, and the exit code is 1.
+Run: `python tests/longer/pack_mutations.py [MUTATIONS] [FIRST_SEED]` (some minutes). Prints one
+JSON line; a mutation that is not found names its seed, and the exit code is 1.
 """
 
 from __future__ import annotations

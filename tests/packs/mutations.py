@@ -1,9 +1,10 @@
 """Changes that somebody could make to a pack: each must be found.
 
 One mutation is drawn from a seed: bits flipped, bytes cut, added or exchanged anywhere; members
-removed, added, renamed, linked or taken from another pack; rows reordered, dropped, doubled or edited
-with the files' digests brought up to date; manifests edited or spelt otherwise; and the re-hash
-attack, in which everything an attacker can compute anew is computed anew, and only the key is missing.
+removed, added, renamed, linked or taken from another pack; rows reordered, dropped, doubled or
+edited with the files' digests brought up to date; manifests edited or spelt otherwise; and the
+re-hash attack, in which all that an attacker can compute is computed anew and only the key is
+missing.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def flip(rng, folder, world, i):
 
 
 def overwrite(rng, folder, world, i):
-    """A stretch of bytes becomes zeros, ones, noise, or what stands elsewhere."""
+    """Make a stretch of bytes zeros, ones, noise, or what stands elsewhere."""
     path = folder / _member(rng)
     data = bytearray(path.read_bytes())
     at, n = rng.randrange(len(data)), rng.randint(1, 64)
@@ -134,8 +135,10 @@ def remove(rng, folder, world, i):
 
 
 def add(rng, folder, world, i):
-    """A foreign file, folder, link or pipe."""
-    path = folder / rng.choice(("x", ".hidden", "spans.parquet.bak", "SPANS.parquet", "events.parquet"))
+    """Add a foreign file, folder, link or pipe."""
+    path = folder / rng.choice(
+        ("x", ".hidden", "spans.parquet.bak", "SPANS.parquet", "events.parquet")
+    )
     rng.choice((path.touch, path.mkdir, lambda: path.symlink_to("spans.parquet")))()
     return True
 
@@ -155,7 +158,7 @@ def exchange_members(rng, folder, world, i):
 
 
 def from_another(rng, folder, world, i):
-    """A member, or all of them, of another pack."""
+    """Take a member, or all of them, of another pack."""
     other = rng.randrange(len(world.folders))
     names = rng.choice((list(FILES), [_member(rng)]))
     changed = any(world.sealed[other][n] != world.sealed[i][n] for n in names)
@@ -165,7 +168,7 @@ def from_another(rng, folder, world, i):
 
 
 def link(rng, folder, world, i):
-    """A member becomes a link to the very same bytes elsewhere."""
+    """Make a member a link to the very same bytes elsewhere."""
     path = folder / _member(rng)
     path.unlink()
     path.symlink_to(world.folders[i] / path.name)
@@ -186,11 +189,14 @@ def _edited(rng, frame: pl.DataFrame) -> pl.DataFrame | None:
         order = list(range(n))
         rng.shuffle(order)
         return frame[order] if order != list(range(n)) else None
-    column = rng.choice([c for c in frame.columns if frame[c].dtype in {pl.Int64, pl.String, pl.Boolean}])
+    column = rng.choice(
+        [c for c in frame.columns if frame[c].dtype in {pl.Int64, pl.String, pl.Boolean}]
+    )
     at, values = rng.randrange(n), frame[column].to_list()
     old = values[at]
     values[at] = {pl.Int64: lambda: (old or 0) + 1, pl.Boolean: lambda: not old}.get(
-        frame[column].dtype, lambda: f"{old}x")()
+        frame[column].dtype, lambda: f"{old}x"
+    )()
     return frame.with_columns(pl.Series(column, values, dtype=frame[column].dtype))
 
 
@@ -249,7 +255,7 @@ def manifest_edit(rng, folder, world, i):
 
 
 def manifest_rehash(rng, folder, world, i):
-    """A manifest edited and given the root it now has."""
+    """Edit a manifest and give it the root it now has."""
     path = folder / "manifest.json"
     old = msgspec.json.decode(path.read_bytes())
     new = _edit(rng, old)
@@ -262,7 +268,7 @@ def manifest_rehash(rng, folder, world, i):
 
 
 def respell(rng, folder, world, i):
-    """The same JSON, spelt otherwise."""
+    """Spell the same JSON otherwise."""
     path = folder / "manifest.json"
     data = path.read_bytes()
     plain = msgspec.json.decode(data)
@@ -283,7 +289,7 @@ def respell(rng, folder, world, i):
 
 
 def fake_redaction(rng, folder, world, i):
-    """A change declared as a redaction, without the leaf it would need."""
+    """Declare a change as a redaction, without the leaf it would need."""
     path = folder / "manifest.json"
     manifest = msgspec.json.decode(path.read_bytes())
     name = rng.choice(list(PACK_TABLES))

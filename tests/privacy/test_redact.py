@@ -7,13 +7,14 @@ import os
 import stat
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from towerkit.core.canonical import canonical_json
 from towerkit.core.errors import UsageError
+from towerkit.privacy.checks import iban, luhn, ssn
 from towerkit.privacy.keys import local_redactor, simulated_redactor
-from towerkit.privacy.redact import Redactor, iban, luhn, ssn
+from towerkit.privacy.redact import Redactor
 from towerkit.privacy.safe_text import safe_text
 
 REDACTOR = Redactor(b"k" * 32, kid="k1")
@@ -42,8 +43,8 @@ def test_each_class_is_found_in_any_surrounding(name, value, around):
 
 @pytest.mark.parametrize(
     "text",
-    ["order #W2378156", "1151293680", "INV-2026-0012", "2026-01-05T10:00:00", "$1,234.56",
-     "4242 4242 4242 4241", "GB33BUKB20201555555556", "666-12-3456", "10.0.0.1", "v1.2.3-rc.4"],
+    ["order #W2378156", "item 1151293680 is new", "INV-2026-0012", "2026-01-05T10:00:00",
+     "$1,234.56", "4242 4242 4242 4241", "GB33BUKB20201555555556", "666-12-3456", "v1.2.3-rc.4"],
 )  # fmt: skip
 def test_what_only_looks_similar_stays(text):
     """Ids, dates, amounts and numbers with wrong check digits are evidence, not personal data."""
@@ -151,6 +152,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)  # the first search builds the automata
 @given(VALUES)
 def test_the_gate_misses_nothing_that_reading_would_find(value):
     """Redacted by its encoded form, a value is what it is when every leaf is looked at."""

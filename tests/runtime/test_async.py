@@ -127,7 +127,7 @@ def test_cancellation_ends_every_span_and_returns_the_permit(tmp_path):
         tower, run = asyncio.run(main(delay))
         manifest = run.pack.manifest
         assert manifest["status"] == "cancelled"
-        assert manifest["spans"] == {"started": 4, "ended": 4, "dropped": 0}
+        assert manifest["spans"] == {"started": 4, "ended": 4, "aborted": 0, "dropped": 0}
         assert set(run.pack.frame("spans")["status"]) == {"cancelled"}
         assert run.ledger.reserved == 0
         assert not tower.breaker("model:p/m")._leases

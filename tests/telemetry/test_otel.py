@@ -16,6 +16,7 @@ def test_every_span_of_the_pack_is_exported_with_its_parent(tmp_path):
     tower = make_tower(tmp_path, otel_exporter=exporter)
     with tower.run("orders", task=TASK) as run:
         agent(run, TASK)
+    assert tower.flush_otel()
     spans = exporter.get_finished_spans()
     rows = run.pack.frame("spans").to_dicts()
     assert len(spans) == len(rows)
@@ -56,6 +57,7 @@ def test_an_exporter_that_fails_loses_nothing_of_the_run(tmp_path, caplog):
         tower = make_tower(tmp_path, seed=seed, otel_exporter=exporter)
         with tower.run("orders", task=TASK) as run:
             agent(run, TASK)
+        assert tower.flush_otel()
         run.pack.verify()
     assert "raised; the pack is whole" in caplog.text
     assert "refused its spans" in caplog.text

@@ -18,6 +18,7 @@ from towerkit.reliability.probe import get, kind_of, text_of, whole
 from towerkit.reliability.taxonomy import TAXONOMY
 from towerkit.runtime.guard import adrive
 from towerkit.runtime.native_calls import FunctionCall, open_run, tool_names
+from towerkit.runtime.propagation import outgoing
 from towerkit.telemetry.recorder import OpenSpan
 
 if TYPE_CHECKING:
@@ -167,8 +168,10 @@ class _McpCall(FunctionCall):
 
     async def _send(self) -> Any:
         self._admit()
-        trace = f"00-{self._run.run_id.replace('-', '')}-{self._span_id}-01"
-        result = await self._once({"traceparent": trace, **self._meta})
+        trace = outgoing(
+            self._run, self._span_id, to=f"mcp:{self._server}", given=self._meta.keys()
+        )
+        result = await self._once({**trace, **self._meta})
         failure = classify_tool_result(result)
         if failure is not None:
             raise _IsError(result, failure)

@@ -14,7 +14,14 @@ import sys
 
 import click
 
-from towerkit.cli import errors, evidence, integrity, packs, runs  # noqa: F401  they hang on it
+from towerkit.cli import (  # noqa: F401  they hang their commands on it
+    errors,
+    evidence,
+    integrity,
+    packs,
+    privacy,
+    runs,
+)
 from towerkit.cli.base import cli
 from towerkit.core.errors import TowerError
 from towerkit.privacy.safe_text import safe_text

@@ -33,7 +33,10 @@ def ingest(
     source_format: str, file: Path, release: str | None, jobs: int, store: str | None,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Turn recorded runs into packs. FORMAT: tau-bench, tau2 or agentdojo."""
+    """Turn recorded runs into packs.
+
+    FORMAT: tau-bench, tau2, agentdojo, otlp or openinference.
+    """
     from towerkit.ingest import ingest as admit
     from towerkit.packs.writer import clean_temporaries
 

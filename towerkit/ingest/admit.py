@@ -14,16 +14,16 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from functools import cache
 from pathlib import Path
 
 import msgspec
 
 from towerkit.core.canonical import sha256_hex
 from towerkit.core.errors import IngestError, UsageError
-from towerkit.ingest import agentdojo, tau2, tau_bench
+from towerkit.ingest import agentdojo, openinference, otlp, tau2, tau_bench
 from towerkit.ingest.build import Origin, build, run_id_of
 from towerkit.ingest.source import BadRecord, fields_of, read_file, split, whole_file
+from towerkit.ingest.span_pack import build_spans
 from towerkit.ingest.trace import Format, Job, Survey, Trace
 from towerkit.packs.store import Pack, Store, open_pack
 from towerkit.packs.tables import SCORES
@@ -33,7 +33,12 @@ from towerkit.privacy.redact import Redactor
 from towerkit.privacy.safe_text import safe_text
 from towerkit.reliability.taxonomy import TAXONOMY
 
-FORMATS: dict[str, Format] = {f.name: f for f in (tau_bench.FORMAT, tau2.FORMAT, agentdojo.FORMAT)}
+FORMATS: dict[str, Format] = {
+    f.name: f
+    for f in (
+        tau_bench.FORMAT, tau2.FORMAT, agentdojo.FORMAT, otlp.FORMAT, openinference.FORMAT,
+    )
+}  # fmt: skip
 
 _CHUNK_RECORDS = 8
 _POOL_FROM = 48  # records; below, starting a process costs more than it saves
@@ -64,9 +69,7 @@ class _Setting(msgspec.Struct, frozen=True, kw_only=True):
     release: str
     eval_id: str
     shared: bytes
-    key: bytes
-    kid: str
-    capture: str
+    redactor: Redactor
 
 
 class _Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,9 +115,7 @@ def ingest(
         release=name,
         eval_id=sha256_hex(f"{kind.name}\0{name}\0{content}".encode())[:32],
         shared=survey.shared,
-        key=redactor.key,
-        kid=redactor.kid,
-        capture=redactor.capture,
+        redactor=redactor,
     )
     done = _admit_all(setting, survey.jobs, jobs, progress)
     return _report(store, setting, survey, done)
@@ -151,7 +152,12 @@ def _survey(kind: Format, path: Path, data: bytes) -> Survey:
     try:
         return kind.survey(data)
     except BadRecord as bad:
-        raise whole_file(path, bad.field, bad.problem) from None
+        if bad.index is None:
+            raise whole_file(path, bad.field, bad.problem) from None
+        raise IngestError(
+            file=safe_text(path.name), record=f"record {bad.index}", field=bad.field,
+            problem=f"{bad.problem}; nothing was imported",
+        ) from None  # fmt: skip
 
 
 def _guess(data: bytes) -> Format | None:
@@ -244,19 +250,15 @@ def _admit_chunk(setting: _Setting, chunk: Sequence[Job]) -> list[_Outcome]:
     return [_admit(setting, job) for job in chunk]
 
 
-@cache
-def _redactor(key: bytes, kid: str, capture: str) -> Redactor:
-    return Redactor(key, kid=kid, capture=capture)  # type: ignore[arg-type]
-
-
 def _admit(setting: _Setting, job: Job) -> _Outcome:
     try:
         trace = FORMATS[setting.format].trace(job, setting.shared)
         if not _SCENARIO.fullmatch(trace.scenario):
             raise BadRecord("scenario", f"expected a plain name, got {trace.scenario!r}")  # noqa: TRY301
     except BadRecord as bad:
-        return _Outcome(index=job.index, field=bad.field, problem=bad.problem)
-    redactor = _redactor(setting.key, setting.kid, setting.capture)
+        index = job.index if bad.index is None else bad.index
+        return _Outcome(index=index, field=bad.field, problem=bad.problem)
+    redactor = setting.redactor
     pack, imported = _keep(setting, job, trace, redactor)
     rows = tuple(_score_rows(trace, pack, redactor))
     return _Outcome(index=job.index, imported=imported, scenario=trace.scenario, scores=rows)
@@ -277,7 +279,8 @@ def _keep(setting: _Setting, job: Job, trace: Trace, redactor: Redactor) -> tupl
     if (folder / "manifest.json").exists():
         return open_pack(folder), False
     # Not durable: after a power cut the same file makes the same packs again.
-    return store.commit(build(trace, origin, run_id, redactor), durable=False), True
+    make = build_spans if trace.spans else build
+    return store.commit(make(trace, origin, run_id, redactor), durable=False), True
 
 
 def _score_rows(trace: Trace, pack: Pack, redactor: Redactor) -> Iterator[Row]:

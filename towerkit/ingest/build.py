@@ -52,12 +52,19 @@ def build(trace: Trace, origin: Origin, run_id: str, redactor: Redactor) -> Draf
         else:
             builder.tool_use(event)
     builder.close()
-    # Secret as the key is: with it a reader could guess a redacted value.
-    salts = hmac.digest(redactor.key, f"ingest salts {run_id}".encode(), "sha256")
-    return builder.recorder.draft(_manifest(trace, origin, redactor), salt_seed=salts)
+    return builder.recorder.draft(
+        manifest_of(trace, origin, redactor), salt_seed=salts_of(run_id, redactor)
+    )
 
 
-def _manifest(trace: Trace, origin: Origin, redactor: Redactor) -> dict[str, Any]:
+def salts_of(run_id: str, redactor: Redactor) -> bytes:
+    """Return what the salts of a run come from; secret as the key is."""
+    # With it a reader could guess a redacted value.
+    return hmac.digest(redactor.key, f"ingest salts {run_id}".encode(), "sha256")
+
+
+def manifest_of(trace: Trace, origin: Origin, redactor: Redactor) -> dict[str, Any]:
+    """Return what the manifest says of a run that others recorded."""
     return {
         "parent_trace_id": None,
         "status": trace.status,

@@ -14,6 +14,7 @@ import msgspec
 
 from towerkit.core.types import ToolCall, Usage
 from towerkit.ingest.source import BadRecord
+from towerkit.telemetry.foreign import Emitted
 
 By = Literal["agent", "user_simulator"]
 
@@ -70,7 +71,10 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Trace(msgspec.Struct, frozen=True, kw_only=True):
-    """One recorded run. `timing` says in words what is known of its times."""
+    """One recorded run. `timing` says in words what is known of its times.
+
+    A source has `events`, or it has `spans`.
+    """
 
     record_id: str | None
     scenario: str
@@ -90,6 +94,7 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     error_message: str | None = None
     attributes: dict[str, Any] = {}
     events: tuple[Event, ...]
+    spans: tuple[Emitted, ...] = ()
     scores: tuple[Score, ...]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from towerkit.core.errors import UsageError
 from towerkit.privacy.redact import Capture, Redactor
+from towerkit.privacy.secrets import secrets_of
 
 # Simulated runs hold invented data only: a public key makes them equal on every machine.
 _SIMULATED_KEY = hashlib.sha256(b"towerkit simulated data").digest()
@@ -25,6 +26,7 @@ def simulated_redactor() -> Redactor:
 def local_redactor(*, capture: Capture = "redacted") -> Redactor:
     """Return the redactor of this user: `TOWERKIT_KEY` (64 hexadecimal digits) or a key file.
 
+    It finds the values of this process's environment whose names say that they are secret.
     The file is `~/.config/towerkit/key`, made at first use, readable by its owner only. Where none
     can be kept (no home, a full disk) the key lives as long as the process and its id says so.
     """
@@ -36,9 +38,13 @@ def local_redactor(*, capture: Capture = "redacted") -> Redactor:
             key = b""
         if len(key) != 32:
             raise UsageError("expected TOWERKIT_KEY as 64 hexadecimal digits: see docs/security.md")
-        return Redactor(key, kid=_kid(key), capture=capture)
+        return _known(key, _kid(key), capture)
     key, kept = _from_file(Path(os.environ.get("HOME") or "/nonexistent") / ".config/towerkit/key")
-    return Redactor(key, kid=_kid(key) if kept else "ephemeral", capture=capture)
+    return _known(key, _kid(key) if kept else "ephemeral", capture)
+
+
+def _known(key: bytes, kid: str, capture: Capture) -> Redactor:
+    return Redactor(key, kid=kid, capture=capture, secrets=secrets_of(os.environ))
 
 
 def _kid(key: bytes) -> str:

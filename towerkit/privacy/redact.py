@@ -1,330 +1,407 @@
-"""Finding personal data and secrets in text, and replacing them by keyed tokens.
+"""Replacing what is found by keyed tokens, before anything is kept.
 
 Rule: the same value, key and class always give the same token, so joins, drift and replay keep
-working on redacted evidence; redacting twice changes nothing; a text that cannot be read is
-replaced as a whole.
+working on redacted evidence; redacting twice changes nothing; a text that cannot be searched to
+the end is replaced as a whole and counted.
 
 A token is `<CLASS:kid:T>` with T the first 16 characters of base32(HMAC-SHA-256(key, CLASS ‖ 0 ‖
 normalised value)): 80 bits. It is a pseudonym, not anonymity.
+
+Order: fields by their name (`fields`), known secrets and listed terms (`secrets`), detectors
+(`find`), then the plug-in, if there is one.
 """
 
 from __future__ import annotations
 
 import base64
+import copy
+import hashlib
 import hmac
 import json
-from collections.abc import Callable
+import logging
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, Self
 
 import msgspec
 
-REDACTOR_VERSION = "1"
+from towerkit.privacy.detectors import DETECTORS, Detector
+from towerkit.privacy.fields import FREE, PATTERN, hint_of, kind_of, marked_in, plain_key
+from towerkit.privacy.find import TOKEN, Found, Unreadable, find, tripwire
+from towerkit.privacy.gate import TRIGGERS, pattern_set
+from towerkit.privacy.secrets import Exact, exact, named
+from towerkit.privacy.views import fold
+
+# What is found, or how it is spelt, changed when this changes: replay keys depend on it.
+REDACTOR_VERSION = "2"
+_Key = str | bytes | tuple[str, str, bool]
 Capture = Literal["redacted", "digests", "off"]
 
-
-class Detector(msgspec.Struct, frozen=True):
-    """One class of sensitive text: an RE2 pattern, a check on the match, a normal form."""
-
-    name: str
-    pattern: str
-    valid: Callable[[str], bool] | None = None
-    normal: Callable[[str], str] | None = None
-
-
-def _digits(text: str) -> str:
-    return "".join(c for c in text if c.isdigit())
-
-
-def _alnum(text: str) -> str:
-    return "".join(c for c in text if c.isalnum()).upper()
-
-
-def luhn(text: str) -> bool:
-    """Return whether the digits of `text` make a card number: 13 to 19, Luhn (ISO/IEC 7812)."""
-    digits = [int(d) for d in _digits(text)]
-    if not 13 <= len(digits) <= 19 or len(set(digits)) == 1:
-        return False
-    doubled = [d if i % 2 == 0 else sum(divmod(2 * d, 10)) for i, d in enumerate(reversed(digits))]
-    return sum(doubled) % 10 == 0
+LONGEST = 2_000_000  # characters of one field
+_MEMO_ITEMS, _MEMO_BYTES, _MEMO_PLAIN = 8192, 4_000_000, 128
+_SPELT_OUT = r"\\u[0-9A-Fa-f]{4}"
+_TOKEN = re.compile(TOKEN)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:/@+-]{0,95}( [A-Za-z0-9_.:/@+-]{1,95})?")
+_NUMBERED = re.compile(r"[0-9]{5}")
+# What of a span's attributes is no content; numbers are none either.
+_METADATA = frozenset({
+    "http.request.method", "server.address", "gen_ai.agent.name", "mcp.method.name", "mcp.server",
+    "timing", "name", "reason",
+})  # fmt: skip
+_NORMALS: dict[str, Callable[[str], str]] = {
+    row.name: row.normal for row in DETECTORS if row.normal is not None
+}
+log = logging.getLogger("towerkit")
 
 
-def iban(text: str) -> bool:
-    """Return whether `text` is an IBAN: check digits modulo 97 (ISO 13616)."""
-    plain = _alnum(text)
-    if not 15 <= len(plain) <= 34:
-        return False
-    return int("".join(str(int(c, 36)) for c in plain[4:] + plain[:4])) % 97 == 1
+class PlugIn(Protocol):
+    """What finds names and the like: see `privacy.plugin`. Raises when it cannot answer."""
 
+    def find(self, text: str) -> list[tuple[int, int, str]]:
+        """Return spans and class names."""
 
-def ssn(text: str) -> bool:
-    """Return whether `text` can be a US social security number (area and group rules)."""
-    area, group, serial = text[:3], text[4:6], text[7:]
-    return area not in {"000", "666"} and area < "900" and group != "00" and serial != "0000"
-
-
-def _phone(text: str) -> bool:
-    return 10 <= len(_digits(text)) <= 15
-
-
-# Order matters where two could match at one place: the earlier wins.
-DETECTORS: tuple[Detector, ...] = (
-    Detector("PRIVATE_KEY", r"-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----[A-Za-z0-9+/=\s]*"),
-    Detector("JWT", r"\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}"),
-    Detector(
-        "SECRET",
-        r"\b(?:sk-(?:ant-|proj-)?[A-Za-z0-9_-]{16,}|(?:AKIA|ASIA)[A-Z0-9]{16}"
-        r"|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,}"
-        r"|xox[abposr]-[A-Za-z0-9-]{10,}|AIza[A-Za-z0-9_-]{35}|hf_[A-Za-z0-9]{30,})",
-    ),
-    Detector("BEARER", r"(?i:\bbearer )[A-Za-z0-9._~+/=-]{16,}"),
-    Detector("URL_PASSWORD", r"[a-z][a-z0-9+.-]{1,20}://[^\s/:@]{1,64}:[^\s/@]{1,64}@"),
-    Detector(
-        "EMAIL",
-        r"[A-Za-z0-9][A-Za-z0-9._%+'-]{0,63}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,6}",
-        None,
-        str.casefold,
-    ),
-    Detector("IBAN", r"\b[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){11,30}\b", iban, _alnum),
-    Detector(
-        "CARD",
-        r"\b(?:[0-9]{13,19}|[0-9]{4}(?:[ -][0-9]{4}){2,3}(?:[ -][0-9]{1,4})?"
-        r"|[0-9]{4}[ -][0-9]{6}[ -][0-9]{4,5})\b",
-        luhn,
-        _digits,
-    ),
-    Detector("SSN", r"\b[0-9]{3}-[0-9]{2}-[0-9]{4}\b", ssn),
-    Detector(
-        "PHONE",
-        r"(?:\+[0-9]{1,3}[ .-]?)?\(?[0-9]{3}\)?[ .-][0-9]{3}[ .-][0-9]{4}\b"
-        r"|\+[0-9](?:[ .-]?[0-9]){8,14}\b",
-        _phone,
-        _digits,
-    ),
-)
-
-# Fields whose whole value goes, whatever it looks like.
-SECRET_KEYS = {
-    "password": "SECRET", "passwd": "SECRET", "secret": "SECRET", "api_key": "SECRET",
-    "apikey": "SECRET", "authorization": "SECRET", "cookie": "SECRET", "access_token": "SECRET",
-    "ssn": "SSN", "dob": "DOB", "date_of_birth": "DOB", "card_number": "CARD",
-}  # fmt: skip
-
-_TOKEN = r"<[A-Z_]{2,16}:[a-z0-9]{1,16}:[A-Z2-7]{16}>"  # noqa: S105  a pattern, not a password
-_MEMO_LIMIT = 4096
-
-
-# Detectors without a check match as they stand; the others are short numbers that look alike.
-_PLAIN = tuple(d for d in DETECTORS if d.valid is None)
-_CHECKED = tuple(d for d in DETECTORS if d.valid is not None)
-_WINDOW, _LONGEST = 4096, 64  # bytes: a window of checked search, the longest checked match
+    def describe(self) -> str:
+        """Return what a manifest says of it."""
 
 
 @cache
-def _compiled(*patterns: str) -> Any:
-    import re2  # noqa: PLC0415  an agent's process pays when it first redacts
-
-    options = re2.Options()
-    options.log_errors = False
-    return re2.compile("|".join(patterns), options=options)
+def _gate() -> Callable[[bytes], list[int] | None]:
+    """Return the triggers of `find`, and the names of fields; numbers as those of `find`."""
+    return pattern_set((*TRIGGERS.values(), PATTERN))
 
 
-# What the gate looks for: every detector in a looser form, so that it finds at least as much, in
-# raw text as in JSON (where an escape may stand before a match, and is longer than what it spells);
-# and the names of secret fields, in JSON within JSON too.
-_LOOSE_URL = r"://[^\s/:@]{1,400}:[^\s/@]{1,400}@"
-# ASCII spelt out in JSON within JSON may spell anything; with a lone surrogate, all is spelt out.
-_ESCAPED = r"\\\\u00[2-7]|\\u[dD][89a-fA-F]"
-_NAMED_FIELD = r"(?i)(?:{names})\\*\""
-
-
-@cache
-def _gate() -> Any:
-    import re2  # noqa: PLC0415  an agent's process pays when it first redacts
-
-    options = re2.Options()
-    options.log_errors = False
-    gate = re2.Set.SearchSet(options)
-    for detector in DETECTORS:
-        loose = _LOOSE_URL if detector.name == "URL_PASSWORD" else detector.pattern
-        gate.Add(loose.replace(r"\b", ""))
-    gate.Add(_NAMED_FIELD.format(names="|".join(SECRET_KEYS)))
-    gate.Add(_ESCAPED)
-    gate.Compile()
-    return gate.Match
-
-
-def _group(detector: Detector) -> str:
-    return f"(?P<{detector.name}>{detector.pattern})"
-
-
-@cache
-def _plain_scanner() -> Any:
-    return _compiled(f"(?P<TOKEN>{_TOKEN})", *map(_group, _PLAIN))
-
-
-@cache
-def _checked_scanner() -> Any:
-    return _compiled(*map(_group, _CHECKED))
+_NAMED_FIELD = len(TRIGGERS)
 
 
 class Redactor:
-    """Replaces what the detectors find. One per key; safe to share between threads.
+    """Replaces what is found. One per key; safe to share between threads.
 
-    `capture="digests"` keeps only digests of content, `"off"` keeps nothing.
+    `capture="digests"` keeps only digests of content, `"off"` keeps nothing. `dropped` counts the
+    fields that were replaced as a whole because they could not be searched.
     """
 
-    def __init__(self, key: bytes, *, kid: str, capture: Capture = "redacted") -> None:
-        """Use `key` (32 bytes) for tokens and content digests; `kid` names it in packs."""
-        self.key, self.kid, self.capture = key, kid, capture
-        self.found = 0
-        self._memo: dict[str, str] = {}
-        self._by_name = {d.name: d for d in DETECTORS}
+    def __init__(
+        self, key: bytes, *, kid: str, capture: Capture = "redacted", secrets: Iterable[str] = (),
+        terms: Mapping[str, Iterable[str]] | None = None, plugin: PlugIn | None = None,
+    ) -> None:  # fmt: skip
+        """Use `key` (32 bytes) for tokens and content digests; `kid` names it in packs.
+
+        `secrets` are values to find in any form. `terms` maps a class, as CUSTOMER_ID, to values
+        to find as they stand. `plugin` finds what has no shape, as names.
+        """
+        self.key, self.kid, self.capture, self.plugin = key, kid, capture, plugin
+        self.found = self.dropped = 0
+        self._secrets, self._terms = named(secrets), terms
+        self._exact = Exact(self._secrets, terms)
+        self._marked: frozenset[str] = frozenset()
+        self._memo: dict[_Key, str | None] = {}
+        self._memo_bytes = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave behind what was remembered: it is work of this process."""
+        return {**self.__dict__, "_memo": {}, "_memo_bytes": 0}
+
+    # -- variants ----------------------------------------------------------------------------------
+
+    def of_run(self) -> Self:
+        """Return the same redactor with counts of its own; what it remembers is shared."""
+        made = copy.copy(self)
+        made.found = made.dropped = 0
+        return made
+
+    def knowing(self, secrets: Iterable[str]) -> Self:
+        """Return a redactor that finds these values too."""
+        more = tuple(dict.fromkeys((*self._secrets, *named(secrets))))
+        if more == self._secrets:
+            return self
+        return self._with(_secrets=more, _exact=Exact(more, self._terms))
+
+    def marking(self, tools: Any) -> Self:
+        """Return a redactor that takes fields out whole which tool schemas mark `x-pii: true`."""
+        more = self._marked | marked_in(tools)
+        if more == self._marked:
+            return self
+        return self._with(_marked=more)
+
+    def _with(self, **changes: Any) -> Self:
+        made = copy.copy(self)
+        made.__dict__.update(changes, _memo={}, _memo_bytes=0)
+        return made
 
     def describe(self) -> dict[str, str]:
         """Return what a manifest says of the redactor."""
-        return {"version": REDACTOR_VERSION, "key_id": self.kid, "capture": self.capture}
+        said = {"version": REDACTOR_VERSION, "key_id": self.kid, "capture": self.capture}
+        return said if self.plugin is None else {**said, "plugin": self.plugin.describe()}
+
+    # -- tokens ------------------------------------------------------------------------------------
 
     def token(self, name: str, value: str) -> str:
         """Return the token of a value of class `name`."""
         mac = hmac.digest(self.key, f"{name}\0{value}".encode("utf-8", "surrogatepass"), "sha256")
         return f"<{name}:{self.kid}:{base64.b32encode(mac)[:16].decode()}>"
 
-    def text(self, text: str) -> str:
-        """Return `text` with every finding replaced."""
-        known = self._memo.get(text)
-        if known is not None:
-            return known
-        result = self._scan(text)
-        if len(self._memo) >= _MEMO_LIMIT:
-            self._memo.clear()
-        self._memo[text] = result
+    def _token_of(self, row: Detector | None, name: str, value: str) -> str:
+        self.found += 1
+        normal = _NORMALS.get(name) if row is None else row.normal
+        try:
+            return self.token(name, normal(value) if normal else value)
+        except ValueError:  # a field called `ip` may hold anything
+            return self.token(name, value)
+
+    def _drop(self, text: str, why: object) -> str:
+        """Return what stands for a field that could not be searched."""
+        self.dropped += 1
+        level = logging.WARNING if self.dropped == 1 else logging.DEBUG  # once is enough
+        log.log(level, "a field was dropped as it could not be redacted: %s", why)
+        return self.token("UNREADABLE", text)
+
+    # -- text --------------------------------------------------------------------------------------
+
+    def text(self, text: str, *, hint: str = "", alone: bool = True) -> str:
+        """Return `text` with every finding replaced.
+
+        `hint` is words that count as standing near; `alone` whether a text that is nothing but a
+        number is judged by its check digit.
+        """
+        key: _Key = text if alone and not hint else (text, hint, alone)
+        if len(text) > _MEMO_PLAIN:
+            shape = f"{hint}\0{alone:d}{text}".encode("utf-8", "surrogatepass")
+            key = hashlib.sha256(shape).digest()
+        try:
+            known = self._memo[key]
+        except KeyError:
+            pass
+        else:
+            return text if known is None else known
+        before = self.dropped
+        result = self._scan(text, hint, alone=alone)
+        if self.dropped == before:
+            self._remember(key, None if result is text else result)
         return result
+
+    def _remember(self, key: _Key, result: str | None) -> None:
+        self._memo_bytes += 0 if result is None else len(result)
+        if len(self._memo) >= _MEMO_ITEMS or self._memo_bytes > _MEMO_BYTES:
+            self._memo.clear()
+            self._memo_bytes = 0 if result is None else len(result)
+        self._memo[key] = result
+
+    def _scan(self, text: str, hint: str, *, alone: bool) -> str:
+        fired: Sequence[int] | None = None
+        try:
+            if self.plugin is None and not hint and text.isascii():
+                data = text.encode()
+                fired = _gate()(data)
+                if not fired and not self._exact.inside(data):
+                    return text
+            else:
+                fired = _gate()(f"{hint} {fold(text).text}".encode("ascii", "replace"))
+            if fired and _NAMED_FIELD in fired and text[:1] in "{[" and text[-1:] in "}]":
+                return self._embedded_json(text, 0)
+            return self._replaced(text, self._spans(text, hint, fired or (), alone=alone))
+        except Exception as error:  # noqa: BLE001  fail closed, whatever a detector met
+            return self._drop(text, type(error).__name__)
+
+    def spans(self, text: str, *, hint: str = "", alone: bool = True) -> list[Found]:
+        """Return the findings in `text`, by place; tokens are among them, with no row."""
+        return self._spans(text, hint, None, alone=alone)
+
+    def shown(self, text: str) -> tuple[str, list[dict[str, Any]]]:
+        """Return `text` redacted, and what was found: start, end and published class.
+
+        A text that cannot be searched is one finding from its start to its end.
+        """
+        try:
+            found = self.spans(text)
+        except Exception as error:  # noqa: BLE001  fail closed, as `text` does
+            whole = {"start": 0, "end": len(text), "class": "UNREADABLE"}
+            return self._drop(text, type(error).__name__), [whole]
+        spans = [
+            {"start": one.start, "end": one.end, "class": one.row.published}
+            for one in found
+            if one.row is not None
+        ]
+        return self._replaced(text, found), spans
+
+    def _spans(
+        self, text: str, hint: str, fired: Sequence[int] | None, *, alone: bool
+    ) -> list[Found]:
+        if len(text) > LONGEST:
+            raise Unreadable(f"{len(text)} characters, more than {LONGEST}")
+        known = self._exact.find(text)
+        found = find(text, hint=hint, alone=alone, known=known, fired=fired)
+        if self.plugin is not None:
+            found = sorted([*found, *self._plugged(text, found)])
+        return found
+
+    def _plugged(self, text: str, found: list[Found]) -> list[Found]:
+        assert self.plugin is not None  # noqa: S101  the caller asked
+        shown = list(text)
+        for one in found:
+            shown[one.start : one.end] = " " * (one.end - one.start)
+        out, last = [], -1
+        for start, end, name in sorted(self.plugin.find("".join(shown))):
+            value = text[start:end]
+            free = not any(one.start < end and start < one.end for one in found)
+            if start >= max(last, 0) and end > start and free and value.strip():
+                out.append(
+                    Found(start, end, Detector(name=name, tier="D model", pattern=""), value)
+                )
+                last = end
+        return out
+
+    def _replaced(self, text: str, found: list[Found]) -> str:
+        out, at = [], 0
+        for one in found:
+            if one.row is not None:
+                out += [text[at : one.start], self._token_of(one.row, one.row.name, one.value)]
+                at = one.end
+        return "".join([*out, text[at:]]) if out else text
+
+    # -- names and metadata ------------------------------------------------------------------------
+
+    def name(self, name: str) -> str:
+        """Return the name of a step, tool or run as it may be kept.
+
+        Where content is not captured, a name that is no plain identifier becomes a token.
+        """
+        if self.capture == "off" and (not _NAME.fullmatch(name) or _NUMBERED.search(name)):
+            return name if _TOKEN.fullmatch(name) else self.token("NAME", name)
+        return self.text(name)
+
+    def message(self, text: str) -> str | None:
+        """Return an error's text as it may be kept: none of it where content is not captured."""
+        return self.text(text) if self.capture == "redacted" else None
+
+    def metadata(self, value: Mapping[str, Any]) -> dict[str, Any]:
+        """Return attributes of a span or event as they may be kept."""
+        if self.capture == "redacted":
+            return self.value(value)  # type: ignore[no-any-return]  # a dict in, a dict out
+        return {
+            k: self.name(v) if isinstance(v, str) and k != "reason" else v
+            for k, v in value.items()
+            if isinstance(v, bool | int | float) or v is None or k in _METADATA
+        }
+
+    # -- JSON --------------------------------------------------------------------------------------
 
     def json(self, data: bytes, *, encode: Callable[[Any], bytes]) -> bytes:
         """Return JSON `data` with keys and leaves redacted; `encode` spells what was changed.
 
-        What the gate lets pass is not even read.
+        What the gate lets pass is not even read. What was changed is searched once more, as it is
+        spelt: a hit there is a defect, and the whole is dropped.
         """
-        if not _gate()(data):
-            return data
         try:
-            value = msgspec.json.decode(data)
-        except msgspec.DecodeError:
-            value = json.loads(data)  # lone surrogates, which msgspec does not read
-        return encode(self.value(value))
+            if self.plugin is None and not self._may_hold(data):
+                return data
+            try:
+                value = msgspec.json.decode(data)
+            except msgspec.DecodeError:
+                value = json.loads(data)  # lone surrogates, which msgspec does not read
+            redacted = encode(self.value(value))
+            if redacted == data:
+                return data
+            if tripwire(redacted.decode("utf-8", "replace")):
+                return encode(
+                    self._drop(data.decode("utf-8", "replace"), "found in redacted bytes")
+                )
+        except Exception as error:  # noqa: BLE001  fail closed
+            return encode(self._drop(data.decode("utf-8", "replace"), type(error).__name__))
+        return redacted
 
-    def _scan(self, text: str) -> str:
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            # RE2 reads UTF-8; spell lone surrogates out rather than skip the text.
-            text = text.encode("utf-8", "backslashreplace").decode()
-        data, out, at = text.encode(), [], 0
-        if not _gate()(data):
-            return text
-        for match in _plain_scanner().finditer(data):
-            found = match.group().decode()
-            detector = self._by_name.get(match.lastgroup)
-            replacement = found if detector is None else self._replace(detector, found)
-            out += [self._scan_checked(data[at : match.start()]), replacement.encode()]
-            at = match.end()
-        return b"".join([*out, self._scan_checked(data[at:])]).decode()
+    def _may_hold(self, data: bytes) -> bool:
+        shown = data
+        if not data.isascii():
+            shown = fold(data.decode("utf-8", "replace")).text.encode("ascii", "replace")
+        if _gate()(shown) or self._exact.inside(data):
+            return True
+        return bool(self._marked) and bool(self._marks()(shown))
 
-    def _replace(self, detector: Detector, value: str) -> str:
-        self.found += 1
-        return self.token(detector.name, detector.normal(value) if detector.normal else value)
-
-    def _scan_checked(self, data: bytes) -> bytes:
-        """Replace numbers whose check holds.
-
-        Matches are short, so the search goes through small windows: a false start costs a step of
-        one separator, not a scan of the rest.
-        """
-        out: list[bytes] = []
-        kept = at = 0
-        while at < len(data):
-            base = max(0, at - 1)  # one byte of context, so that a word boundary is a true one
-            window = data[base : base + _WINDOW]
-            match = _checked_scanner().search(window, at - base)
-            if match is None:
-                if base + _WINDOW >= len(data):
-                    break
-                at = base + _WINDOW - _LONGEST
-                continue
-            start = base + match.start()
-            detector, value = _best(window, match.start())
-            if detector is None:
-                at = start + _step(match.group())
-                continue
-            out += [data[kept:start], self._replace(detector, value).encode()]
-            kept = at = start + len(value)
-        return b"".join([*out, data[kept:]])
+    def _marks(self) -> Callable[[bytes], list[int] | None]:
+        return _marks_set(tuple(sorted(self._marked)))
 
     def value(self, value: Any, *, depth: int = 0) -> Any:
         """Return a JSON-able `value` with keys and leaves redacted; the original is untouched."""
+        return self._value(value, "", depth)
+
+    def _value(self, value: Any, key: str, depth: int) -> Any:
         if isinstance(value, str):
-            return self.text(value)
-        if value is None or isinstance(value, bool | int | float):
+            return self._leaf(value, key, depth)
+        if value is None or isinstance(value, bool | float):
             return value
+        if isinstance(value, int):
+            return self._number(value, key)
         if depth > 50:
             return "<REDACTED:too deep>"
-        if isinstance(value, dict):
+        if isinstance(value, Mapping):
             return {self.text(str(k)): self._field(str(k), v, depth) for k, v in value.items()}
         if isinstance(value, list | tuple):
-            return [self.value(v, depth=depth + 1) for v in value]
+            return [self._value(v, key, depth + 1) for v in value]
         if isinstance(value, msgspec.Struct):
-            return self.value(msgspec.to_builtins(value), depth=depth + 1)
+            return self._value(msgspec.to_builtins(value), key, depth + 1)
         return f"<{type(value).__qualname__}>"
 
     def _field(self, key: str, value: Any, depth: int) -> Any:
-        name = SECRET_KEYS.get(key.lower())
-        if name is not None and isinstance(value, str) and value and not _is_token(value):
-            self.found += 1
-            return self.token(name, value)
-        if isinstance(value, str) and value[:1] in "{[" and value[-1:] in "}]":
-            return self._embedded_json(value, depth)
-        return self.value(value, depth=depth + 1)
+        kind = kind_of(key)
+        if kind is None and self._marked and plain_key(key) in self._marked:
+            kind = "MARKED"
+        if kind is not None:
+            return self._whole(kind, value, depth)
+        return self._value(value, key, depth + 1)
+
+    def _whole(self, kind: str, value: Any, depth: int) -> Any:
+        """Return what stands for the value of a field whose name says what it holds."""
+        if value is None or isinstance(value, bool) or value == "" or depth > 50:
+            return value if depth <= 50 else "<REDACTED:too deep>"
+        if isinstance(value, str):
+            return value if _TOKEN.fullmatch(value) else self._token_of(None, kind, value)
+        if isinstance(value, int | float):
+            return self._token_of(None, kind, str(value))
+        if isinstance(value, msgspec.Struct):
+            value = msgspec.to_builtins(value)
+        if isinstance(value, Mapping):
+            return {self.text(str(k)): self._whole(kind, v, depth + 1) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._whole(kind, v, depth + 1) for v in value]
+        return f"<{type(value).__qualname__}>"
+
+    def _leaf(self, text: str, key: str, depth: int) -> str:
+        if text[:1] in "{[" and text[-1:] in "}]" and len(text) > 1:
+            return self._embedded_json(text, depth)
+        return self.text(text, hint=hint_of(key), alone=key.lower() in FREE)
+
+    def _number(self, value: int, key: str) -> Any:
+        hint = hint_of(key)
+        if abs(value) < (100_000 if hint else 10**11):
+            return value  # no number that short is anything without a word
+        spelt = str(value)
+        shown = self.text(spelt, hint=hint, alone=False)
+        return value if shown == spelt else shown
 
     def _embedded_json(self, text: str, depth: int) -> str:
         """Redact JSON inside a string (tool arguments travel so) by its keys too."""
         try:
             parsed = msgspec.json.decode(text)
         except (msgspec.MsgspecError, UnicodeEncodeError):
-            return self.text(text)
+            parsed = None
         redacted = self.value(parsed, depth=depth + 1)
-        if redacted == parsed:
-            return self.text(text)
-        return self.text(msgspec.json.encode(redacted).decode())
+        if redacted != parsed:
+            text = msgspec.json.encode(redacted).decode()
+        return self._replaced(text, self.spans(text, alone=False))
 
 
-def _best(window: bytes, at: int) -> tuple[Detector | None, str]:
-    """Return the first checked detector that accepts what stands at `at`, and the accepted text."""
-    for detector in _CHECKED:
-        match = _compiled(detector.pattern).match(window, at)
-        value = _longest_valid(detector, match.group().decode()) if match else ""
-        if value:
-            return detector, value
-    return None, ""
+@cache
+def _marks_set(names: tuple[str, ...]) -> Callable[[bytes], list[int] | None]:
+    return pattern_set(
+        [r"(?i)" + "[^0-9A-Za-z]?".join(map(re.escape, n)) + r"\\*\"" for n in names]
+    )
 
 
-def _step(found: bytes) -> int:
-    """Return how far to go on after a false start: past its first separator."""
-    cuts = [i for i in (found.find(b" "), found.find(b"-")) if i >= 0]
-    return min(cuts) + 1 if cuts else max(1, len(found))
-
-
-def _longest_valid(detector: Detector, found: str) -> str:
-    """Return the longest prefix of a match, cut at separators, that the detector's check takes.
-
-    Patterns are greedy: a card number followed by another number is one match.
-    """
-    while found:
-        if detector.valid is None or detector.valid(found):
-            return found
-        found = found[: max(found.rfind(" "), found.rfind("-"), 0)]
-    return ""
-
-
-def _is_token(text: str) -> bool:
-    return text.startswith("<") and text.endswith(">") and text.count(":") == 2
+def without(text: str, secrets: tuple[str, ...], redactor: Redactor) -> str:
+    """Return `text` without these secrets in any form: what one request proves itself with."""
+    out, at = [], 0
+    for one in exact(secrets).find(text):
+        out += [text[at : one.start], redactor.token("SECRET", one.value)]
+        at = one.end
+    return "".join([*out, text[at:]])

@@ -22,7 +22,7 @@ from towerkit.packs.store import Pack
 from towerkit.packs.tables import COSTS, SPANS
 from towerkit.packs.writer import Draft
 from towerkit.privacy.keys import local_redactor, simulated_redactor
-from towerkit.privacy.redact import Redactor
+from towerkit.privacy.redact import REDACTOR_VERSION, Redactor
 from towerkit.privacy.safe_text import safe_text
 from towerkit.reliability.policy import Policy
 from towerkit.replay.tape import Divergence, Tape
@@ -176,6 +176,12 @@ def _budget(manifest: Mapping[str, Any]) -> float | None:
 
 def _redactor_of(pack: Pack) -> Redactor:
     wanted = pack.manifest["redactor"]
+    if wanted["version"] != REDACTOR_VERSION:
+        raise UsageError(
+            f"run {pack.run_id} was redacted by version {wanted['version']} of the detectors, this "
+            f"is {REDACTOR_VERSION}: its requests would not be recognised; replay it with the "
+            "towerkit that recorded it"
+        )
     for redactor in (simulated_redactor(), local_redactor(capture=wanted["capture"])):
         if redactor.kid == wanted["key_id"]:
             return redactor

@@ -18,7 +18,8 @@ from towerkit.core.canonical import fingerprint
 from towerkit.core.types import Response, Usage
 from towerkit.cost.ledger import NANO
 from towerkit.cost.prices import Price, price
-from towerkit.privacy.redact import Redactor
+from towerkit.privacy.redact import Redactor, without
+from towerkit.privacy.secrets import NOT_SECRET, SECRET_NAME
 from towerkit.reliability.classify import Failure, classify
 from towerkit.reliability.policy import CallState
 from towerkit.reliability.taxonomy import TAXONOMY
@@ -26,17 +27,13 @@ from towerkit.runtime.calls import StreamCall
 from towerkit.runtime.executor import Attempt
 from towerkit.runtime.http_answer import Chunk, Exchange
 from towerkit.runtime.http_wire import Asked, asked
+from towerkit.runtime.propagation import outgoing
 from towerkit.telemetry.recorder import OpenSpan
 
 if TYPE_CHECKING:
     from towerkit.runtime.run import Run
 
 REPEATABLE = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
-SECRET_NAME = re.compile(
-    r"auth|key|token|secret|password|passwd|cookie|credential|session|signature|^sig$",
-    re.IGNORECASE,
-)
-_NOT_SECRET = frozenset({"anthropic-dangerous-direct-browser-access", "idempotency-key"})
 _OPAQUE = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[A-Za-z0-9_.~:-]{20,}")
 _INLINED = re.compile(r"(data:[^,]{0,100},)?[A-Za-z0-9+/_=-]+")
 _INLINED_FROM = 32_000
@@ -72,7 +69,7 @@ def _secrets(request: Any, what: Asked) -> Iterator[str]:
     if what.kind == "tool":
         yield from (part for part in request.url.path.split("/") if _OPAQUE.fullmatch(part))
     for name, value in request.headers.items():
-        if SECRET_NAME.search(name) and name.lower() not in _NOT_SECRET:
+        if SECRET_NAME.search(name) and name.lower() not in NOT_SECRET:
             yield from (p for p in (value, *re.split(r"[ ;=,]+", value)) if len(p) >= 8)
     for name, value in request.url.params.multi_items():
         if SECRET_NAME.search(name) and len(value) >= 8:
@@ -88,22 +85,24 @@ class HttpCall(StreamCall):
         """`send` hands a request to the transport below, and returns its response."""
         self._run, self._sent, self._send = run, what, send
         self._asked = what.asked
-        self._redactor: Redactor = run.recorder.redactor
         self._models, self._shown = (), ()
         self.fallback_reason = None
         self.pieces: list[Any] = []
         self.exchange: Exchange | None = None
         self.read_timeout_s = 0.0
+        self._span_id = ""
         self._digest = self._record_request()
+
+    @property
+    def _redactor(self) -> Redactor:
+        return self._run.recorder.redactor  # it learns what tool schemas mark
 
     # -- the request -----------------------------------------------------------------------------
 
     def clean(self, value: Any) -> Any:
         """Return a JSON-able `value` in which the request's secrets are replaced by tokens."""
         if isinstance(value, str):
-            for secret in self._sent.secrets:
-                if secret in value:
-                    value = value.replace(secret, self._redactor.token("SECRET", secret))
+            value = without(value, self._sent.secrets, self._redactor)
             if len(value) > _INLINED_FROM and _INLINED.fullmatch(value):
                 mark = fingerprint(self._redactor.key, value.encode())
                 return f"<{len(value)} characters inlined, digest {mark}>"
@@ -127,6 +126,8 @@ class HttpCall(StreamCall):
             http |= {"bytes": len(self._sent.body), "digest": mark}
         rest = self.clean({"http": http, "body": body})
         fields = rest["body"]
+        if isinstance(fields, dict):
+            self._run.recorder.learn(fields.get("tools"))
         if self._asked.kind == "model" and isinstance(fields, dict):
             lists = (
                 k for k in ("messages", "contents", "input") if isinstance(fields.get(k), list)
@@ -173,6 +174,8 @@ class HttpCall(StreamCall):
 
     def mark(self, span: OpenSpan) -> None:
         url = self._sent.request.url
+        if span.kind == "attempt":
+            self._span_id = span.span_id
         span.attributes |= {
             "http.request.method": self._sent.request.method, "server.address": url.host,
             "url.path": self.clean(url.path),
@@ -264,14 +267,18 @@ class HttpCall(StreamCall):
     # -- carrying it out -------------------------------------------------------------------------
 
     def _outgoing(self, timeout_s: float) -> Any:
-        """Return the request with time-outs of its own, or ours where those are shorter."""
+        """Return the request with the trace's headers and its own time-outs, or ours if shorter."""
         request = self._sent.request
+        headers = request.headers.copy()
+        headers.update(
+            outgoing(self._run, self._span_id, to=request.url.host.lower(), given=headers.keys())
+        )
         own = request.extensions.get("timeout") or {}
         given = {k: own.get(k) if isinstance(own, Mapping) else None for k in TIMEOUTS}
         limits = {k: timeout_s if v is None else min(v, timeout_s) for k, v in given.items()}
         self.read_timeout_s = limits["read"]
         return type(request)(
-            request.method, request.url, headers=request.headers, stream=request.stream,
+            request.method, request.url, headers=headers, stream=request.stream,
             extensions={**request.extensions, "timeout": limits},
         )  # fmt: skip
 

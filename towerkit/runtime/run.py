@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from towerkit.core.canonical import canonical_text, digest_of
 from towerkit.core.env import Env, uuid7
@@ -35,6 +34,8 @@ from towerkit.reliability.progress import Progress
 from towerkit.reliability.taxonomy import TAXONOMY
 from towerkit.runtime.calls import Call, ModelCall, StreamCall, ToolCall
 from towerkit.runtime.control import control_of
+from towerkit.runtime.current import LIVE, OPEN, Open
+from towerkit.runtime.evidence import Evidence, evidence_of
 from towerkit.runtime.executor import Attempt, Executor, Live
 from towerkit.runtime.guard import (
     Guard,
@@ -45,12 +46,15 @@ from towerkit.runtime.guard import (
     drive,
     drive_stream,
 )
+from towerkit.runtime.propagation import baggage_header, read_traceparent
+from towerkit.runtime.step import Step
 from towerkit.telemetry.journal import Journal
 from towerkit.telemetry.recorder import OpenSpan, Recorder
 
 if TYPE_CHECKING:
     from towerkit.packs.store import Pack
     from towerkit.runtime.tower import Tower
+    from towerkit.telemetry.foreign import Place
 
 log = logging.getLogger("towerkit")
 
@@ -61,30 +65,6 @@ Check = Callable[[Response], str | None]
 CORRECTIONS = 2
 
 _TOOL_STATES = {yes: CallState(operation="tool", idempotent=yes) for yes in (False, True)}
-
-
-class _Open(NamedTuple):
-    """An open span of a run, the names of the steps above it, and what was open around it."""
-
-    run: Run
-    span: OpenSpan
-    path: str
-    outer: _Open | None
-
-
-# Per thread and task; `Env.bounded` carries it over. Runs may be open inside each other.
-_open: ContextVar[_Open | None] = ContextVar("towerkit_open_span", default=None)
-
-
-def current_run(tower: Tower) -> Run | None:
-    """Return the innermost run of `tower` that is open in this thread or task; None outside.
-
-    A task that outlives the run it was started in is outside: what is sealed takes nothing more.
-    """
-    here = _open.get()
-    while here is not None and (here.run.tower is not tower or here.run.ended):
-        here = here.outer
-    return None if here is None else here.run
 
 
 class Run:
@@ -105,9 +85,14 @@ class Run:
         source: Mapping[str, Any] | None = None,
         executor: Executor | None = None,
         keep: bool = True,
+        traceparent: str | None = None,
+        baggage: Mapping[str, str] | None = None,
     ) -> None:
         """Use `Tower.run`."""
         self._keep = keep
+        self._caller = read_traceparent(traceparent)
+        self._stray = traceparent is not None and self._caller is None
+        self.baggage, self._baggage = baggage_header(baggage or {}), sorted(baggage or ())
         self.tower, self.name, self.env = tower, name, env
         self._pack: Pack | None = None
         self._storage_error: StoreError | None = None
@@ -151,7 +136,7 @@ class Run:
     ) -> dict[str, Any]:
         return {
             "service": self.tower.service,
-            "scenario": self.name,
+            "scenario": self.tower.redactor.name(self.name),
             "release": self.tower.release,
             "case_id": None,
             "trial": None,
@@ -163,7 +148,7 @@ class Run:
             "windows": self.tower.model_state.windows,
             "renewable": self.tower.model_state.renewable,
             "faults": [dict(f) for f in faults],
-            **identity,
+            **self.tower.redactor.value(dict(identity)),
         }
 
     # -- life ------------------------------------------------------------------------------------
@@ -176,15 +161,30 @@ class Run:
             self.recorder.journal.add(("run", head | self._header()))
         self._root = self.start_span(self.name, kind="run", operation="invoke_agent", parent=None)
         self._root.attributes["gen_ai.agent.name"] = self.name
-        self._token = _open.set(_Open(self, self._root, "", _open.get()))
+        self._note_caller(self._root)
+        self._token = OPEN.set(Open(self, self._root, "", OPEN.get()))
+        LIVE.add(self)
         digest = self.recorder.content(self._task)
         self._reading("task", "task", digest, self._start_mono)
         return self
 
+    def _note_caller(self, root: OpenSpan) -> None:
+        """Say on the run's span who called; of baggage only the names are kept."""
+        if self._caller is not None:
+            root.attributes["towerkit.parent"] = self._caller
+        if self._stray:
+            root.attributes["towerkit.traceparent_invalid"] = True
+            log.warning(
+                "run %s: the caller's traceparent is none and was left out: expected "
+                "00-TRACE-SPAN-FLAGS in hexadecimal", self.run_id,
+            )  # fmt: skip
+        if self._baggage:
+            root.attributes["towerkit.baggage_names"] = self._baggage
+
     def _header(self) -> dict[str, Any]:
         """Return what the manifest says of the run and is known when it begins."""
         return {
-            "parent_trace_id": None,
+            "parent_trace_id": self._caller and self._caller["trace_id"],
             "started_unix_ns": self._start_wall,
             "source": self._source,
             "identity": self._identity,
@@ -200,13 +200,19 @@ class Run:
     ) -> None:  # fmt: skip
         assert self._root is not None  # noqa: S101  __enter__ ran
         with contextlib.suppress(ValueError):  # left in another context: nothing to reset there
-            _open.reset(self._token)
+            OPEN.reset(self._token)
+        LIVE.discard(self)
         self._end(self.end_span(self._root, error))
 
     @property
     def ended(self) -> bool:
-        """Whether the run is over."""
+        """Whether the run is over, or is the business of the process we were forked from."""
         return self._root is not None and self._root.ended
+
+    def leave_to_parent(self) -> None:
+        """Record nothing more: this process was forked from the one that opened the run."""
+        self._keep = False
+        self.recorder.disown()
 
     def finish(self, result: Any) -> None:
         """Give the run's answer (JSON-able): it is kept, redacted, as the run's output."""
@@ -231,12 +237,19 @@ class Run:
         self._wait()
         return self._storage_error
 
+    @property
+    def evidence(self) -> Evidence:
+        """Where the spans of a run that has ended are, and what went wrong; nothing is silent."""
+        return evidence_of(self)
+
     def _wait(self) -> None:
         if self._sealing is not None:
             self._sealing.result()
 
     def _end(self, status: str) -> None:
         """Have the run sealed: later, where a journal keeps it safe meanwhile, else now."""
+        for hook in self.recorder.before_seal:
+            hook()
         end = {
             "status": status,
             "error_class": self.error_class,
@@ -257,6 +270,7 @@ class Run:
         self._sealing = commit_later(self.tower.store.root, lambda: self._seal(end))
 
     def _seal(self, end: dict[str, Any]) -> None:
+        self.recorder.close()
         draft = self.recorder.draft(self._header() | end, salt_seed=self._salt_seed)
         try:
             self._pack = self.tower.store.commit(draft, durable=self.tower.durable)
@@ -264,12 +278,13 @@ class Run:
             # The agent's work is done and stays done: losing its evidence is reported, not raised.
             self._storage_error = error
             log.error("run %s: its evidence could not be stored: %s", self.run_id, error)  # noqa: TRY400
-        if self.recorder.journal is not None:
-            self.recorder.journal.close(remove=self._pack is not None)
-        if self._pack is not None and self.tower.otel_exporter is not None:
-            from towerkit.telemetry.otel import export  # noqa: PLC0415
-
-            export(self._pack, self.tower.otel_exporter)
+        journal = self.recorder.journal
+        if journal is not None:
+            journal.close(remove=self._pack is not None)
+            if self._pack is None and journal.error is None:
+                log.error("run %s is kept in its journal: towerkit pack recover", self.run_id)
+        if self._pack is not None and self.tower.outbox is not None:
+            self.tower.outbox.put(self._pack)
 
     # -- spans -----------------------------------------------------------------------------------
 
@@ -327,34 +342,33 @@ class Run:
 
     def here(self) -> tuple[OpenSpan, str]:
         """Return the open span and the names of the open steps."""
-        here = _open.get()
+        here = OPEN.get()
         while here is not None and here.run is not self:
             here = here.outer  # another run was opened inside this one
-        if here is not None:
-            return here.span, here.path
-        if self._root is None:
+        if here is None and self._root is None:
             raise UsageError("enter the run first: `with tower.run(…) as run:`")
-        return self._root, ""
+        span, path = (self._root, "") if here is None else (here.span, here.path)
+        assert span is not None  # noqa: S101  looked at above
+        if self.tower.instrumented is not None:
+            inner = self.tower.instrumented(self.recorder)
+            # Both are open around what comes: the one that started later is the inner one.
+            span = inner if inner is not None and inner.seq > span.seq else span
+        return span, path
 
-    @contextlib.contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """Open a step span of the agent's own around a block."""
-        parent, path = self.here()
-        span = self.start_span(name, kind="step", operation="step", parent=parent)
-        self.recorder.flush()
-        inside = f"{path}/{name}" if path else name
-        token = _open.set(_Open(self, span, inside, _open.get()))
-        try:
-            yield
-        except BaseException as error:
-            self.end_span(span, error)
-            raise
-        else:
-            self.end_span(span, None)
-        finally:
-            self.recorder.flush()
-            with contextlib.suppress(ValueError):
-                _open.reset(token)
+    def place(self) -> Place | None:
+        """Return where a span of an instrumented library begins; None where nothing is kept."""
+        from towerkit.telemetry.foreign import Place  # noqa: PLC0415  only for who uses it
+
+        if not self._keep:
+            return None
+        return Place(self.recorder, self.here()[0], self.env, self._start_wall, self._start_mono)
+
+    def step(self, name: str, attributes: Mapping[str, Any] | None = None) -> Step:
+        """Return a step of the agent's own, to be entered with `with` around its work.
+
+        `attributes` (JSON-able) are kept with its span, redacted; `Step.set` adds to them.
+        """
+        return Step(self, name, attributes)
 
     # -- readings --------------------------------------------------------------------------------
 
@@ -524,6 +538,7 @@ class Run:
             temperature=temperature,
         )  # fmt: skip
         rest = {"tools": tools, "max_tokens": max_tokens, "temperature": temperature}
+        self.recorder.learn(tools)
         shown = [self.recorder.content(message) for message in messages]
         digest = self.recorder.request_of(shown, rest)
         call = (StreamCall if stream else ModelCall)(
@@ -537,7 +552,7 @@ class Run:
         name: str | None, timeout_s: float | None, call_id: str | None,
     ) -> Steps:  # fmt: skip
         own = get(fn, "__name__") if name is None else name
-        tool_name = own if type(own) is str and own else "tool"
+        tool_name = self.recorder.redactor.name(own) if type(own) is str and own else "tool"
         args = {} if arguments is None else dict(arguments)
         digest = self.recorder.content({"tool": tool_name, "arguments": args}) or "0" * 32
         call = ToolCall(self, fn, args, tool_name, digest, timeout_s, call_id)

@@ -6,7 +6,7 @@ Rule: configuration is given once, here, by keyword; a run reads it and never ch
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -14,6 +14,7 @@ from towerkit.core.env import Env, SystemEnv
 from towerkit.core.errors import UsageError
 from towerkit.core.types import Model
 from towerkit.cost.prices import FREE
+from towerkit.packs.committer import wait_for_commits
 from towerkit.packs.signing import load_signer
 from towerkit.packs.store import Store
 from towerkit.privacy.keys import local_redactor
@@ -21,12 +22,18 @@ from towerkit.privacy.redact import Redactor
 from towerkit.reliability.breaker import Breaker, Limits, RetryBudget
 from towerkit.reliability.policy import CallState, Policy
 from towerkit.runtime import decorators
+from towerkit.runtime.current import current_run
 from towerkit.runtime.executor import Executor
-from towerkit.runtime.run import Run, current_run
+from towerkit.runtime.propagation import targets
+from towerkit.runtime.run import Run
 from towerkit.telemetry.journal import Mode
+from towerkit.telemetry.outbox import Outbox
 
 if TYPE_CHECKING:
     from towerkit.runtime.shared_breakers import RedisBreakers
+    from towerkit.telemetry.foreign import Place
+    from towerkit.telemetry.processor import TowerSpanProcessor
+    from towerkit.telemetry.recorder import OpenSpan, Recorder
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,11 +50,15 @@ class Tower:
     """One control plane for an agent's runs.
 
     `models` is the fallback chain, first choice first. `budget_usd` limits each run; None is no
-    limit. `breaker` limits the circuit breakers, one a model and one a tool. `release` and
-    `service` name what runs, for gates and drift. `otel_exporter` is any OpenTelemetry
-    `SpanExporter`: it gets each run's spans once the pack is sealed. `journal` says when a record
-    is safe from a kill of the process: `sync` before the agent goes on, `grouped` within 50 ms,
-    `off` when the run is sealed. `breakers` shares the circuit breakers with other processes.
+    limit. `breaker` limits the circuit breakers, one a model and one a tool; `breakers` shares them
+    with other processes. `release` and `service` name what runs, for gates and drift. `journal`
+    says when a record is safe from a kill of the process: `sync` before the agent goes on,
+    `grouped` within 50 ms, `off` when the run is sealed. `otel_exporter` is any OpenTelemetry
+    `SpanExporter`: it gets each run's spans once the pack is sealed, on a thread of its own; with
+    `otel_content` what was said goes with them, redacted. `baggage_to` names the hosts and MCP
+    servers (`mcp:NAME`) that get a run's baggage; no others do. See docs/howto/otel.md.
+    `secrets` are values that no byte of a pack may hold, in any form; those of the environment are
+    known already, where the redactor is the default one.
     `signing_key` is the file of an Ed25519 key that signs each pack; without one, the key that
     `TOWERKIT_SIGNING_KEY` names.
     """
@@ -64,11 +75,14 @@ class Tower:
         git_commit: str | None = None,
         redactor: Redactor | None = None,
         otel_exporter: Any = None,
+        otel_content: bool = False,
         environment: Callable[[], Env] = SystemEnv,
         durable: bool = True,
         breaker: Limits | None = None,
         journal: Mode = "sync",
         breakers: RedisBreakers | None = None,
+        baggage_to: Collection[str] = (),
+        secrets: Sequence[str] = (),
         signing_key: Path | str | None = None,
     ) -> None:
         """Raise `UsageError` for a budget that is not a positive amount, and for a bad key."""
@@ -93,8 +107,8 @@ class Tower:
         self.policy_digest = self.policy.digest()
         self.budget_usd = budget_usd
         self.service, self.release, self.git_commit = service, release, git_commit
-        self.redactor = redactor or local_redactor()
-        self.otel_exporter = otel_exporter
+        self.redactor = (redactor or local_redactor()).knowing(secrets)
+        self.outbox = None if otel_exporter is None else Outbox(otel_exporter, content=otel_content)
         self.retry_budget = RetryBudget()
         self._breaker_limits = breaker or Limits()
         self._breakers: dict[str, Breaker] = {}
@@ -102,6 +116,9 @@ class Tower:
         self.durable = durable
         self.journal = journal
         self._shared = breakers
+        self.baggage_to = targets(baggage_to)
+        self._processor: TowerSpanProcessor | None = None
+        self.instrumented: Callable[[Recorder], OpenSpan | None] | None = None
 
     def breaker(self, key: str) -> Breaker:
         """Return the breaker of `key`: `model:PROVIDER/NAME` or `tool:NAME`. Runs share it."""
@@ -123,14 +140,19 @@ class Tower:
         source: Mapping[str, Any] | None = None,
         executor: Executor | None = None,
         keep: bool = True,
+        traceparent: str | None = None,
+        baggage: Mapping[str, str] | None = None,
     ) -> Run:
         """Return a new run of the agent `name` on `task` (JSON-able); enter it with `with`.
 
-        `keep=False` writes no pack: a replay compares and leaves nothing behind.
+        `keep=False` writes no pack: a replay compares and leaves nothing behind. `traceparent` is
+        the header of whoever asked for the run: kept as `parent_trace_id` and as a span link.
+        `baggage` goes out with calls to the services that `Tower(baggage_to=…)` names.
         """
         return Run(
             self, name, task=task, env=env or self.environment(), faults=faults,
             identity=identity, source=source, executor=executor, keep=keep,
+            traceparent=traceparent, baggage=baggage,
         )  # fmt: skip
 
     # -- decorators --------------------------------------------------------------------------------
@@ -167,6 +189,28 @@ class Tower:
         carry it.
         """
         return decorators.agent(self, name)
+
+    def span_processor(self) -> TowerSpanProcessor:
+        """Return what takes spans of instrumented libraries into the open run: one a tower.
+
+        `TracerProvider.add_span_processor(tower.span_processor())`; see docs/howto/otel.md. Its
+        `counts` say how many spans were taken, and how many were outside of any run.
+        """
+        from towerkit.telemetry.processor import TowerSpanProcessor  # noqa: PLC0415  on first use
+
+        if self._processor is None:
+            self._processor = TowerSpanProcessor(self._place)
+            self.instrumented = self._processor.current
+        return self._processor
+
+    def _place(self) -> Place | None:
+        run = self.current()
+        return None if run is None else run.place()
+
+    def flush_otel(self, timeout_s: float = 10.0) -> bool:
+        """Wait until `otel_exporter` was given every sealed run; return whether it was in time."""
+        wait_for_commits(self.store.root)
+        return self.outbox is None or self.outbox.flush(timeout_s)
 
     def current(self) -> Run | None:
         """Return this tower's innermost run open in this thread or task; None outside of any."""

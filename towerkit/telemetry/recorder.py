@@ -8,6 +8,7 @@ the canonical order of `packs.tables` are made when the run is sealed.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ from towerkit.packs.tables import CONTENT, COSTS, INPUTS, SPANS
 from towerkit.packs.writer import Draft, Row
 from towerkit.privacy.redact import Redactor
 from towerkit.telemetry.journal import Journal
+
+log = logging.getLogger("towerkit")
 
 # Contents seen before, by their unredacted bytes: a conversation is sent again with every call.
 _MEMO_BYTES, _MEMO_ITEM = 8_000_000, 200_000
@@ -63,6 +66,9 @@ class Charge(msgspec.Struct, array_like=True):
     simulated: bool
 
 
+Settle = Callable[[Sequence[OpenSpan], Sequence[Charge]], tuple[list[OpenSpan], list[Charge]]]
+
+
 class Recorder:
     """Collects the rows of one run. Threads may record at once."""
 
@@ -71,7 +77,9 @@ class Recorder:
         journal: Journal | None = None,
     ) -> None:  # fmt: skip
         """Start an empty record of `run_id`; span ids follow from `ids`, 64 random bits."""
-        self.run_id, self.redactor, self._ids = run_id, redactor, ids
+        self.run_id, self._ids = run_id, ids
+        self.redactor = redactor.of_run()  # counts what this run dropped
+        self._tools: Any = ()
         self._start_mono_ns = start_mono_ns
         self._sequence = itertools.count().__next__
         self.next_seq = 0  # the number the next span will get
@@ -84,8 +92,12 @@ class Recorder:
         self._occurrences: dict[tuple[str, str, str, str | None], itertools.count[int]] = {}
         self.journal = journal
         self._add = _nowhere if journal is None else journal.add
+        self.late = 0  # records that came when the run had ended
         # Brings what was recorded so far to safety; called before the agent goes on.
         self.flush: Callable[[], None] = _nothing if journal is None else journal.flush
+        # Set by who records spans of other libraries: ends those that are open, and counts once.
+        self.before_seal: list[Callable[[], None]] = []
+        self.settle: Settle | None = None
 
     def start(
         self,
@@ -97,13 +109,18 @@ class Recorder:
         wall_ns: int,
         mono_ns: int,
         fields: dict[str, Any] | None = None,
+        span_id: str | None = None,
     ) -> OpenSpan:
-        """Open a span; `fields` are its columns so far."""
+        """Open a span; `fields` are its columns so far.
+
+        `span_id` is for a span that has one already; the caller sees to it that it is the only one.
+        """
         seq = self._sequence()
         self.next_seq = seq + 1
-        span_id = f"{(self._ids + seq * _STRIDE) & _MASK or _MASK:016x}"
+        if span_id is None:
+            span_id = f"{(self._ids + seq * _STRIDE) & _MASK or _MASK:016x}"
         above = parent.span_id if parent else None
-        clean = self.redactor.text(name)
+        clean = self.redactor.name(name)
         fields = {} if fields is None else fields
         # Attributes and events are not redacted before the span ends: they stay out of the journal.
         self._add(("open", span_id, above, seq, clean, kind, operation, wall_ns, mono_ns, fields))
@@ -133,16 +150,24 @@ class Recorder:
         if error_class is not None:
             fields["error_class"], fields["error_type"] = error_class, error_type
             if error_message is not None:
-                fields["error_message"] = self.redactor.text(error_message[:4000])
+                fields["error_message"] = self.redactor.message(error_message[:4000])
         self._clean(span)
         self._add(("close", span))
 
     def _clean(self, span: OpenSpan) -> None:
         """Redact what a span was told; it is not kept before."""
         if span.attributes:
-            span.attributes = self.redactor.value(span.attributes)
+            span.attributes = self.redactor.metadata(span.attributes)
         if span.events:
-            span.events = self.redactor.value(span.events)
+            span.events = [self.redactor.metadata(event) for event in span.events]
+
+    def learn(self, tools: Any) -> None:
+        """Take what tool schemas mark `x-pii: true` out of everything that is kept from now on."""
+        if tools and tools is not self._tools:
+            self._tools, known = tools, self.redactor
+            self.redactor = known.marking(tools)
+            if self.redactor is not known:
+                self._known, self._known_bytes = {}, 0
 
     def content(self, value: Any, *, ordered: bool = False) -> str | None:
         """Keep `value` (text or JSON-able), redacted, and return its digest.
@@ -187,6 +212,8 @@ class Recorder:
 
         The stored form is `{"messages": [digest, …], …rest}`.
         """
+        if isinstance(rest, Mapping):
+            self.learn(rest.get("tools"))
         return self.request_of([self.content(m) for m in messages], rest)
 
     def request_of(self, shown: Sequence[str | None], rest: Any) -> str:
@@ -244,28 +271,55 @@ class Recorder:
 
     # -- sealing ---------------------------------------------------------------------------------
 
+    def close(self) -> None:
+        """Take nothing more: what a thread or a task that outlives the run says is counted."""
+        self._add = self._too_late
+
+    def disown(self) -> None:
+        """Leave the record to the process we were forked from: it ends what is open in it."""
+        for span in self._spans:
+            span.ended = True
+        self._spans, self._sequence, self.next_seq = [], itertools.count().__next__, 0
+        self.journal, self.flush, self._add = None, _nothing, self._too_late
+
+    def _too_late(self, record: tuple[Any, ...]) -> None:
+        self.late += 1
+        if self.late == 1:
+            log.warning(
+                "run %s has ended, or is another process's: a %s is not recorded; open a run here",
+                self.run_id, record[0],
+            )  # fmt: skip
+
     def bodies(self) -> dict[str, bytes]:
         """Return what content is kept so far, by digest."""
         return {digest: body for digest, (_, body) in self._content.items()}
+
+    def _said(self) -> dict[str, Any]:
+        dropped = self.redactor.dropped
+        return self.redactor.describe() | ({"fields_dropped": dropped} if dropped else {})
 
     def draft(self, manifest: dict[str, Any], *, salt_seed: bytes) -> Draft:
         """Return the pack's draft; `manifest` gains the run id, the redactor and the span count.
 
         What is still open, in a thread or a task that outlives the run, ends here as aborted.
         """
-        spans, started = list(self._spans), self.next_seq
+        spans, charges, lost = list(self._spans), list(self._costs), self.next_seq
+        lost -= len(spans)
         still_open = [span for span in spans if not span.ended]
         for span in still_open:
             self._clean(span)
         end_as_aborted(still_open, spans, simulated=manifest.get("simulated", False))
+        if self.settle is not None:
+            spans, charges = self.settle(spans, charges)
+        aborted = sum(span.status == "aborted" for span in spans)
         counts = {
-            "started": started, "ended": len(spans) - len(still_open),
-            "aborted": len(still_open), "dropped": started - len(spans),
+            "started": len(spans) + lost, "ended": len(spans) - aborted, "aborted": aborted,
+            "dropped": lost,
         }  # fmt: skip
         return draft_of(
-            {"run_id": self.run_id, "redactor": self.redactor.describe(), "spans": counts}
+            {"run_id": self.run_id, "redactor": self._said(), "spans": counts}
             | manifest,
-            spans=spans, charges=list(self._costs), tape=list(self._inputs),
+            spans=spans, charges=charges, tape=list(self._inputs),
             content=dict(self._content), salt_seed=salt_seed,
         )  # fmt: skip
 

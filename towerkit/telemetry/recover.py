@@ -16,6 +16,7 @@ import msgspec
 from towerkit.core.errors import StoreError
 from towerkit.packs.store import Pack, Store
 from towerkit.packs.writer import Draft
+from towerkit.telemetry.counting import settle
 from towerkit.telemetry.journal import abandoned, records
 from towerkit.telemetry.recorder import Charge, OpenSpan, draft_of, end_as_aborted
 
@@ -81,9 +82,11 @@ def read_draft(path: Path, *, salt_seed: bytes) -> Draft | None:
         [opened[i] for i in open_ids], [*opened.values(), *ended.values()],
         simulated=header["simulated"],
     )  # fmt: skip
+    spans, charges = settle([*ended.values(), *(opened[i] for i in open_ids)], charges, priced=True)
     costs = [charge.cost for charge in charges]
+    aborted = sum(span.status == "aborted" for span in spans)
     counts = {
-        "started": len(opened), "ended": len(ended), "aborted": len(open_ids), "dropped": 0,
+        "started": len(spans), "ended": len(spans) - aborted, "aborted": aborted, "dropped": 0,
     }  # fmt: skip
     budget = {
         **header.pop("budget"),
@@ -94,7 +97,6 @@ def read_draft(path: Path, *, salt_seed: bytes) -> Draft | None:
         **header, "status": "aborted", "error_class": None, "duration_ns": last - begun,
         "budget": budget, **(end or {}), "spans": counts,
     }  # fmt: skip
-    spans = [*ended.values(), *(opened[i] for i in open_ids)]
     return draft_of(
         manifest, spans=spans, charges=charges, tape=tape, content=content, salt_seed=salt_seed
     )

@@ -1,0 +1,53 @@
+"""Which run is open here: in this thread or task, and in this process.
+
+Rule: a run belongs to the process that opened it. A forked child has its parent's memory, open
+spans included; they are its parent's to end.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, NamedTuple
+
+from towerkit.telemetry.recorder import OpenSpan
+
+if TYPE_CHECKING:
+    from towerkit.runtime.run import Run
+    from towerkit.runtime.tower import Tower
+
+
+class Open(NamedTuple):
+    """An open span of a run, the names of the steps above it, and what was open around it."""
+
+    run: Run
+    span: OpenSpan
+    path: str
+    outer: Open | None
+
+
+# Per thread and task; `Env.bounded` carries it over. Runs may be open inside each other.
+OPEN: ContextVar[Open | None] = ContextVar("towerkit_open_span", default=None)
+# Runs that this process has open.
+LIVE: weakref.WeakSet[Run] = weakref.WeakSet()
+
+
+def current_run(tower: Tower) -> Run | None:
+    """Return the innermost run of `tower` that is open in this thread or task; None outside.
+
+    A task that outlives the run it was started in is outside: what is sealed takes nothing more.
+    """
+    here = OPEN.get()
+    while here is not None and (here.run.tower is not tower or here.run.ended):
+        here = here.outer
+    return None if here is None else here.run
+
+
+def _forked() -> None:
+    for run in list(LIVE):
+        run.leave_to_parent()
+    LIVE.clear()
+
+
+os.register_at_fork(after_in_child=_forked)

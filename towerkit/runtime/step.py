@@ -1,0 +1,58 @@
+"""A step: a span of the agent's own around a block of its code."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from towerkit.core.errors import UsageError
+from towerkit.runtime.current import OPEN, Open
+from towerkit.telemetry.recorder import OpenSpan
+
+if TYPE_CHECKING:
+    from contextvars import Token
+
+    from towerkit.runtime.run import Run
+
+
+class Step:
+    """A step of a run. Use as a context manager, once; see `Run.step`."""
+
+    __slots__ = ("_attributes", "_name", "_run", "_span", "_token")
+
+    _span: OpenSpan
+    _token: Token[Open | None]
+
+    def __init__(self, run: Run, name: str, attributes: Mapping[str, Any] | None) -> None:
+        """Use `Run.step`."""
+        self._run, self._name = run, name
+        self._attributes: dict[str, Any] = {} if attributes is None else dict(attributes)
+
+    def set(self, key: str, value: Any) -> None:
+        """Keep `value` (JSON-able) under `key` with the step's span."""
+        self._attributes[key] = value
+
+    def __enter__(self) -> Self:
+        if hasattr(self, "_span"):
+            raise UsageError("a Step is entered once: ask the run for another")
+        run = self._run
+        name = run.recorder.redactor.name(self._name)  # it stands in the tape's paths too
+        parent, path = run.here()
+        self._span = span = run.start_span(name, kind="step", operation="step", parent=parent)
+        span.attributes = self._attributes
+        run.recorder.flush()
+        inside = f"{path}/{name}" if path else name
+        self._token = OPEN.set(Open(run, span, inside, OPEN.get()))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:  # fmt: skip
+        run = self._run
+        run.end_span(self._span, error)
+        run.recorder.flush()
+        with contextlib.suppress(ValueError):  # left in another context: nothing to reset there
+            OPEN.reset(self._token)
