@@ -20,6 +20,7 @@ import msgspec
 
 from towerkit.core.errors import PackError
 from towerkit.packs.reader import Pack
+from towerkit.reliability.taxonomy import TAXONOMY
 
 Row = dict[str, Any]
 
@@ -183,9 +184,12 @@ def _tokens(f: Facts) -> Iterator[str]:
         charged[row["span_id"]].append(row)
     for span in f.attempts:
         rows = charged.get(span["span_id"], [])
+        known = TAXONOMY.get(span["error_class"] or "")
+        if any(r["estimated"] for r in rows) or (not rows and known and known.charge == "none"):
+            continue  # a guess stands for what was not said; what fails so is not charged
         for token in _TOKENS:
             used = span[f"gen_ai_usage_{token}"]
-            counts = [r[token] for r in rows if r[token] is not None and not r["estimated"]]
+            counts = [r[token] for r in rows if r[token] is not None]
             if (used is None and not counts) or (counts and used == sum(counts)):
                 continue
             said = sum(counts) if counts else "none"
@@ -272,12 +276,13 @@ RULES: tuple[Rule, ...] = (
          "same digests (an ingested run's simulated user has none)", broken=_taped),
     Rule(name="accounted", says="a call that succeeded has an attempt that did; attempts count "
          "from 1", broken=_accounted),
-    Rule(name="tokens", says="the tokens of an attempt are those of its charges, class by class",
+    Rule(name="tokens", says="the tokens of an attempt are those of its charges, class by class "
+         "(unless they are an estimate, or the taxonomy says that it is not charged)",
          broken=_tokens),
     Rule(name="inside", says="on one clock, a span lies inside its parent, to the nanosecond",
          broken=_inside, applies=lambda f: f.timed),
     Rule(name="covered", says="the run span is inside the run, and ends within 1 % or a second",
-         broken=_covered),
+         broken=_covered, applies=lambda f: f.manifest["status"] != "aborted"),
     Rule(name="ends", says="a span has an error class when it failed, and the run span ends as the "
          "run did", broken=_ends_agree),
     Rule(name="content", says="where content is kept, every digest leads to some",
