@@ -189,6 +189,9 @@ class Redactor:
 
     def _scan(self, text: str, hint: str, *, alone: bool) -> str:
         fired: Sequence[int] | None = None
+        if not text.isascii():
+            # What UTF-8 cannot carry is spelt out: nothing that is kept can hold it.
+            text = text.encode("utf-8", "backslashreplace").decode()
         try:
             if self.plugin is None and not hint and text.isascii():
                 data = text.encode()
