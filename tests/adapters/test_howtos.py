@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from towerkit.packs.store import Store
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # Page -> what its block prints, as far as it is the same each time.
@@ -31,4 +33,4 @@ def test_the_block_of_a_page_runs_as_it_stands(tmp_path, monkeypatch, page):
         exec(code, {"__name__": "__main__"})
     for said in PRINTS[page]:
         assert said in out.getvalue()
-    assert list(tmp_path.glob("towerkit-store/packs/*/*/manifest.json"))
+    assert Store(tmp_path / "towerkit-store").packs()

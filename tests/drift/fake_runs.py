@@ -150,7 +150,13 @@ class FakeRun:
             "duration_ns": 5_000_000_000,
             "simulated": True,
             "budget": None,
-            "spans": {"started": len(self.rows), "ended": len(self.rows), "dropped": 0},
+            "redactor": {"version": "2", "key_id": "sim", "capture": "redacted"},
+            "spans": {
+                "started": len(self.rows),
+                "ended": len(self.rows),
+                "aborted": 0,
+                "dropped": 0,
+            },
         }
         return store.commit(
             Draft(

@@ -380,11 +380,16 @@ def test_who_waits_as_long_as_was_asked_is_let_in():
 
 
 def test_what_it_has_counted_can_be_read():
-    """Calls in the window, failures among them; and a new breaker was never asked to slow down."""
+    """Calls in the window, and failures among them."""
     breaker = Breaker(LIMITS)
     for outcome in ("failure", "success", "uncounted", "success"):
         call(breaker, outcome)
     assert breaker.counted() == (3, 1)
+
+
+def test_until_when_it_is_throttled_can_be_read():
+    """A new breaker was never asked to slow down."""
+    breaker = Breaker(LIMITS)
     assert breaker.throttled_until_ns == 0
     breaker.throttle(ns(2.0), 3.0)
     assert breaker.throttled_until_ns == ns(5.0)

@@ -49,6 +49,7 @@ _METADATA = frozenset({
     "http.request.method", "server.address", "gen_ai.agent.name", "mcp.method.name", "mcp.server",
     "timing", "name", "reason",
 })  # fmt: skip
+_SERVER = frozenset({"server.address"})
 _NORMALS: dict[str, Callable[[str], str]] = {
     row.name: row.normal for row in DETECTORS if row.normal is not None
 }
@@ -280,7 +281,9 @@ class Redactor:
     def metadata(self, value: Mapping[str, Any]) -> dict[str, Any]:
         """Return attributes of a span or event as they may be kept."""
         if self.capture == "redacted":
-            return self.value(value)  # type: ignore[no-any-return]  # a dict in, a dict out
+            kept: dict[str, Any] = self.value(value)
+            # Where a server listens is whose it is, not who somebody is.
+            return kept | {k: value[k] for k in _SERVER if k in value}
         return {
             k: self.name(v) if isinstance(v, str) and k != "reason" else v
             for k, v in value.items()

@@ -20,6 +20,7 @@ from towerkit.cost.prices import Price
 from towerkit.packs.tables import CONTENT, COSTS, INPUTS, SPANS
 from towerkit.packs.writer import Draft, Row
 from towerkit.privacy.redact import Redactor
+from towerkit.telemetry import names
 from towerkit.telemetry.journal import Journal
 
 log = logging.getLogger("towerkit")
@@ -156,10 +157,12 @@ class Recorder:
 
     def _clean(self, span: OpenSpan) -> None:
         """Redact what a span was told; it is not kept before."""
+        # What content a span of another library may bring, `foreign` has decided by its names.
+        kept = self.redactor.value if names.FOREIGN in span.attributes else self.redactor.metadata
         if span.attributes:
-            span.attributes = self.redactor.metadata(span.attributes)
+            span.attributes = kept(span.attributes)
         if span.events:
-            span.events = [self.redactor.metadata(event) for event in span.events]
+            span.events = [kept(event) for event in span.events]
 
     def learn(self, tools: Any) -> None:
         """Take what tool schemas mark `x-pii: true` out of everything that is kept from now on."""
