@@ -90,9 +90,10 @@ def model(text: str) -> Model:
 
 def bytes_left(tower: Tower, root) -> list[bytes]:
     """Return every byte of the store: files as they are, and the columns they decode to."""
+    packs = tower.store.packs()  # waits until every run is sealed
     out = [path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()]
     out += [str(path.relative_to(root)).encode() for path in root.rglob("*")]
-    for pack in tower.store.packs():
+    for pack in packs:
         out += [json.dumps(pack.frame(t).to_dicts(), default=_shown).encode()
                 for t in ("spans", "costs", "inputs", "content")]  # fmt: skip
         out += [str(pack.content(d)).encode() for d in pack.frame("content")["digest"]]
