@@ -155,10 +155,10 @@ SLOW = [
 def test_time_is_linear_in_the_text(index):
     """Twice the text takes about twice the time; a quadratic pattern would take four times."""
     text = SLOW[index]
-    pairs = [(_seconds(text[: len(text) // 2]), _seconds(text)) for _ in range(3)]
-    half, whole = (min(times) for times in zip(*pairs, strict=True))
-    # 3.3 lies between linear and quadratic; below 30 ms the clock's own noise decides.
-    assert whole < 0.03 or whole < 3.3 * half
+    pairs = ((_seconds(text[: len(text) // 2]), _seconds(text)) for _ in range(10))
+    # 3.3 lies between linear and quadratic; below 30 ms the clock's own noise decides. What is
+    # quadratic is so every time, while a busy machine is slow now and then.
+    assert any(whole < 0.03 or whole < 3.3 * half for half, whole in pairs)
 
 
 def _seconds(text):
