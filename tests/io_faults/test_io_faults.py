@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import shutil
 
@@ -72,13 +71,12 @@ def test_a_write_that_takes_half(rig, folder, number):
     assert done["evidence"]["in_pack"] == 10
 
 
-def test_the_checks_notice(rig, folder, monkeypatch):
-    """A journal that is written behind the agent's back loses what was acknowledged."""
-    shutil.rmtree(folder, ignore_errors=True)
+def test_the_checks_notice(rig, folder):
+    """A journal that has lost its second half has lost what was acknowledged."""
     done = rig.case(folder, "kill", 12)
-    for journal in folder.glob("journal/*"):
-        journal.write_bytes(journal.read_bytes()[: -len(journal.read_bytes()) // 2])
     assert done["acked"]
+    (journal,) = folder.glob("journal/*")
+    data = journal.read_bytes()
+    journal.write_bytes(data[: len(data) // 2])
     with pytest.raises(AssertionError):
         check_killed(folder, done)
-    assert list(itertools.chain(folder.glob("packs/*/*")))

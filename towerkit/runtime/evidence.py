@@ -41,7 +41,8 @@ def evidence_of(run: Run) -> Evidence:
     in_pack = in_journal = 0
     started = recorder.next_seq
     if journal is not None and journal.error is not None:
-        problems.append(f"journal: {journal.error.strerror or journal.error}")
+        why = journal.error.strerror or journal.error
+        problems.append(f"journal: {why}; {journal.lost} records are not in it")
     if run.storage_error is not None:
         problems.append(str(run.storage_error))
     if pack is not None:
