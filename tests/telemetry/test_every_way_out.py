@@ -239,3 +239,21 @@ def test_cancellation(tmp_path):
     spans = held(run.pack)
     assert spans["call", "execute_tool forever"] == "cancelled"
     assert spans["attempt", "execute_tool forever"] == "cancelled"
+
+
+def test_a_defect_of_sealing_is_said_though_nobody_asks_for_the_pack(tmp_path, caplog, monkeypatch):
+    """The agent goes on, the log has the traceback, and the journal has the run."""
+    tower = make_tower(tmp_path)
+
+    def broken(*_, **__):
+        raise ZeroDivisionError("a defect")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tower.store), "commit", broken)
+        with tower.run("x") as run:
+            run.model(HELLO)
+        run._sealing.exception(10)
+    assert [r.exc_info[0] for r in caplog.records if r.exc_info] == [ZeroDivisionError]
+    run.recorder.journal.close(remove=False)
+    (found,) = recover(Store(tmp_path), salt_seed=b"s")
+    assert found.pack.manifest["status"] == "completed"

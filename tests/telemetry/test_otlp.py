@@ -272,3 +272,22 @@ def test_the_agent_does_not_wait_and_what_is_too_much_is_counted(tmp_path, caplo
     slow.go.set()
     assert tower.flush_otel()
     assert (tower.outbox.exported, slow.seen) == (3, 3)
+
+
+def test_a_pack_that_is_sealed_while_the_interpreter_ends_is_exported_here(tmp_path, monkeypatch):
+    """No thread can be started any more: who seals exports."""
+    slow = Slow()
+    slow.go.set()
+    tower = Tower(store=tmp_path, models=[models.function(lambda r: "x")], otel_exporter=slow)
+    with tower.run("desk") as run:
+        pass
+    assert run.pack is not None
+    assert tower.flush_otel()
+
+    def ending(self):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", ending)
+    tower.outbox.put(run.pack)
+    assert tower.outbox.flush(0)
+    assert (tower.outbox.exported, slow.seen) == (2, 2)

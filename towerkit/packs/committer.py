@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,7 +30,7 @@ class _Committer:
         self._thread: int | None = None
 
     def submit(self, root: str, work: Callable[[], T]) -> Future[T]:
-        self.wait(root, leave=BACKLOG - 1)
+        self._make_room(root)
         try:
             future = self._pool.submit(self._on_thread, work)
         except RuntimeError:  # the interpreter is ending and starts no more work: do it here
@@ -53,14 +53,19 @@ class _Committer:
             if not pending:
                 self._pending.pop(root, None)
 
-    def wait(self, root: str, *, leave: int = 0) -> None:
-        """Wait until at most `leave` commits into `root` are pending."""
+    def _outstanding(self, root: str) -> list[Future[Any]]:
         if root not in self._pending or threading.get_ident() == self._thread:
-            return
+            return []
         with self._lock:
-            pending = list(self._pending.get(root, ()))
-        if len(pending) > leave:
-            wait(pending)
+            return [f for f in self._pending.get(root, ()) if not f.done()]
+
+    def _make_room(self, root: str) -> None:
+        while len(outstanding := self._outstanding(root)) >= BACKLOG:
+            wait(outstanding, return_when=FIRST_COMPLETED)
+
+    def wait(self, root: str) -> None:
+        """Wait for the commits into `root` that are pending now."""
+        wait(self._outstanding(root))
 
 
 _COMMITTER = _Committer()

@@ -267,7 +267,15 @@ class Run:
             return
         journal.add(("end", end))
         journal.flush()
-        self._sealing = commit_later(self.tower.store.root, lambda: self._seal(end))
+        self._sealing = commit_later(self.tower.store.root, lambda: self._seal_behind(end))
+
+    def _seal_behind(self, end: dict[str, Any]) -> None:
+        """Seal the run where nobody may ever ask what came of it: then the log must say it."""
+        try:
+            self._seal(end)
+        except Exception:
+            log.exception("run %s was not sealed; its journal is left: pack recover", self.run_id)
+            raise
 
     def _seal(self, end: dict[str, Any]) -> None:
         self.recorder.close()

@@ -53,7 +53,10 @@ class Outbox:
             self._waiting.append(pack)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, daemon=True, name="towerkit-otel")
-                self._thread.start()
+                try:
+                    self._thread.start()
+                except RuntimeError:  # the interpreter is ending: no thread comes any more
+                    self._run()
             self._changed.notify_all()
 
     def flush(self, timeout_s: float) -> bool:
