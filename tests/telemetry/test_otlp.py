@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -291,3 +293,24 @@ def test_a_pack_that_is_sealed_while_the_interpreter_ends_is_exported_here(tmp_p
     tower.outbox.put(run.pack)
     assert tower.outbox.flush(0)
     assert (tower.outbox.exported, slow.seen) == (2, 2)
+
+
+SHORT = """
+import sys
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from towerkit import Tower, models
+class Told(SpanExporter):
+    def export(self, spans):
+        print(len(spans), flush=True)
+        return SpanExportResult.SUCCESS
+tower = Tower(store=sys.argv[1], models=[models.function(lambda r: "x")], otel_exporter=Told())
+with tower.run("desk") as run:
+    run.model([{"role": "user", "content": "hello"}])
+"""
+
+
+def test_a_script_that_ends_at_once_has_its_run_exported(tmp_path):
+    """Sealing and export are behind the agent; the process waits for both."""
+    done = subprocess.run([sys.executable, "-c", SHORT, str(tmp_path)], capture_output=True,
+                          text=True, check=False, timeout=60)  # fmt: skip
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "3", "")

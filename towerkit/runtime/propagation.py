@@ -10,15 +10,19 @@ Specifications: www.w3.org/TR/trace-context, www.w3.org/TR/baggage.
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from towerkit.core.errors import UsageError
+from towerkit.telemetry.recorder import OpenSpan
 
 if TYPE_CHECKING:
     from towerkit.runtime.run import Run
+
+log = logging.getLogger("towerkit")
 
 MOST_MEMBERS, MOST_BYTES = 64, 8_192  # what the baggage specification promises to carry
 
@@ -42,6 +46,26 @@ def read_traceparent(header: object) -> dict[str, Any] | None:
     if not match["trace"].strip("0") or not match["span"].strip("0"):
         return None
     return {"trace_id": match["trace"], "span_id": match["span"], "flags": int(match["flags"], 16)}
+
+
+def note_caller(
+    root: OpenSpan, run_id: str, *, caller: Mapping[str, Any] | None, stray: bool,
+    baggage: Sequence[str],
+) -> None:  # fmt: skip
+    """Say on a run's span who called; of baggage only the names are kept.
+
+    `stray` is true where the caller's `traceparent` was none.
+    """
+    if caller is not None:
+        root.attributes["towerkit.parent"] = caller
+    if stray:
+        root.attributes["towerkit.traceparent_invalid"] = True
+        log.warning(
+            "run %s: the caller's traceparent is none and was left out: expected "
+            "00-TRACE-SPAN-FLAGS in hexadecimal", run_id,
+        )  # fmt: skip
+    if baggage:
+        root.attributes["towerkit.baggage_names"] = baggage
 
 
 def traceparent(run_id: str, span_id: str) -> str:

@@ -46,7 +46,7 @@ from towerkit.runtime.guard import (
     drive,
     drive_stream,
 )
-from towerkit.runtime.propagation import baggage_header, read_traceparent
+from towerkit.runtime.propagation import baggage_header, note_caller, read_traceparent
 from towerkit.runtime.step import Step
 from towerkit.telemetry.journal import Journal
 from towerkit.telemetry.recorder import OpenSpan, Recorder
@@ -161,25 +161,14 @@ class Run:
             self.recorder.journal.add(("run", head | self._header()))
         self._root = self.start_span(self.name, kind="run", operation="invoke_agent", parent=None)
         self._root.attributes["gen_ai.agent.name"] = self.name
-        self._note_caller(self._root)
+        note_caller(
+            self._root, self.run_id, caller=self._caller, stray=self._stray, baggage=self._baggage
+        )
         self._token = OPEN.set(Open(self, self._root, "", OPEN.get()))
         LIVE.add(self)
         digest = self.recorder.content(self._task)
         self._reading("task", "task", digest, self._start_mono)
         return self
-
-    def _note_caller(self, root: OpenSpan) -> None:
-        """Say on the run's span who called; of baggage only the names are kept."""
-        if self._caller is not None:
-            root.attributes["towerkit.parent"] = self._caller
-        if self._stray:
-            root.attributes["towerkit.traceparent_invalid"] = True
-            log.warning(
-                "run %s: the caller's traceparent is none and was left out: expected "
-                "00-TRACE-SPAN-FLAGS in hexadecimal", self.run_id,
-            )  # fmt: skip
-        if self._baggage:
-            root.attributes["towerkit.baggage_names"] = self._baggage
 
     def _header(self) -> dict[str, Any]:
         """Return what the manifest says of the run and is known when it begins."""

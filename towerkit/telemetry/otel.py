@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -60,13 +61,22 @@ class _Packed:
         self.rows = pack.frame("spans").sort("seq").to_dicts()
 
 
+@cache
+def detected() -> Resource:
+    """Return what OpenTelemetry's detectors say of this process.
+
+    They run on threads, which an interpreter that is ending has not: ask for it before.
+    """
+    return Resource.create()
+
+
 def _resource(identity: Mapping[str, Any]) -> Resource:
     """Return who speaks; the environment's own OTEL_SERVICE_NAME wins over a name not given."""
     service = str(identity.get("service") or _DEFAULT_SERVICE)
     known: dict[str, str] = {"service.version": str(identity.get("release") or "dev")}
     if service != _DEFAULT_SERVICE or not os.environ.get("OTEL_SERVICE_NAME"):
         known["service.name"] = service
-    return Resource.create(known)
+    return detected().merge(Resource(known))
 
 
 def spans_of(pack: Pack, *, content: bool = False) -> list[ReadableSpan]:

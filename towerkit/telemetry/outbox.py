@@ -29,6 +29,9 @@ class Outbox:
 
     def __init__(self, exporter: Any, *, content: bool) -> None:
         """Export with `exporter`; the thread starts with the first pack."""
+        from towerkit.telemetry.otel import detected  # noqa: PLC0415  only for who exports
+
+        detected()
         self._exporter, self._content = exporter, content
         self.exported = self.failed = self.dropped = 0
         self._fresh()
