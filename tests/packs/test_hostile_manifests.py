@@ -23,9 +23,9 @@ ODD = (None, True, False, 0, -1, 10**30, -(10**30), 1.5, "", "x" * 1000, "\ud800
 def places(value, above=()):
     """Yield the path of every value in a JSON tree."""
     yield above
-    inner = value.items() if isinstance(value, dict) else enumerate(value)
-    for key, item in inner if isinstance(value, dict | list) else ():
-        yield from places(item, (*above, key))
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from places(item, (*above, key))
 
 
 def changed(rng, good):
