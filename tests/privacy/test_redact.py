@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from towerkit.core.canonical import canonical_json
 from towerkit.core.errors import UsageError
+from towerkit.privacy import redact
 from towerkit.privacy.checks import iban, luhn, ssn
 from towerkit.privacy.keys import local_redactor, simulated_redactor
 from towerkit.privacy.redact import Redactor
@@ -160,3 +161,30 @@ def test_the_gate_misses_nothing_that_reading_would_find(value):
     encoded = redactor.json(canonical_json(value), encode=canonical_json)
     spelled = json.loads(canonical_json(value))
     assert encoded == canonical_json(redactor.value(spelled))
+
+
+def test_runs_share_what_was_searched_and_not_what_was_counted(monkeypatch):
+    """A text or a document that one run has searched is not searched again by the next."""
+    base = simulated_redactor()
+    first, second = base.of_run(), base.of_run()
+    body = canonical_json({"note": f"write to {'x' * 30}@example.com, order 4111 1111 1111 1111"})
+    told = first.json(body, encode=canonical_json), first.text("mail zoe@example.com")
+    assert (first.found > 0, second.found) == (True, 0)
+
+    def again(*_, **__):
+        raise AssertionError("searched twice")
+
+    monkeypatch.setattr(Redactor, "_scan", again)
+    monkeypatch.setattr(Redactor, "_value", again)
+    assert (second.json(body, encode=canonical_json), second.text("mail zoe@example.com")) == told
+    assert second.dropped == 0
+
+
+def test_what_is_remembered_is_bounded_over_all_runs(monkeypatch):
+    """One bound for the runs of a tower, not one each."""
+    monkeypatch.setattr(redact, "_MEMO_BYTES", 2_000)
+    base = Redactor(b"k" * 32, kid="k")
+    for n in range(40):
+        base.of_run().text(f"ann{n}@example.com " + "word " * 60)
+    assert base._memo.size <= 2_000 + 400
+    assert sum(len(v or "") for v in base._memo.values()) <= base._memo.size

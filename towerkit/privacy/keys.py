@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from functools import cache
 from pathlib import Path
 
 from towerkit.core.errors import UsageError
@@ -18,9 +19,14 @@ from towerkit.privacy.secrets import secrets_of
 _SIMULATED_KEY = hashlib.sha256(b"towerkit simulated data").digest()
 
 
-def simulated_redactor() -> Redactor:
-    """Return the redactor of simulated runs; its key id is `sim`."""
+@cache
+def _simulated() -> Redactor:
     return Redactor(_SIMULATED_KEY, kid="sim")
+
+
+def simulated_redactor() -> Redactor:
+    """Return the redactor of simulated runs, its key id is `sim`; what they found is shared."""
+    return _simulated().of_run()
 
 
 def local_redactor(*, capture: Capture = "redacted") -> Redactor:

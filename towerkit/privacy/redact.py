@@ -14,7 +14,6 @@ Order: fields by their name (`fields`), known secrets and listed terms (`secrets
 from __future__ import annotations
 
 import base64
-import copy
 import hashlib
 import hmac
 import json
@@ -30,12 +29,12 @@ from towerkit.privacy.detectors import DETECTORS, Detector
 from towerkit.privacy.fields import FREE, PATTERN, hint_of, kind_of, marked_in, plain_key
 from towerkit.privacy.find import TOKEN, Found, Unreadable, find, tripwire
 from towerkit.privacy.gate import TRIGGERS, pattern_set
-from towerkit.privacy.secrets import Exact, exact, named
+from towerkit.privacy.secrets import Exact, named
 from towerkit.privacy.views import fold
 
 # What is found, or how it is spelt, changed when this changes: replay keys depend on it.
 REDACTOR_VERSION = "2"
-_Key = str | bytes | tuple[str, str, bool]
+_Key = str | bytes | tuple[object, ...]
 Capture = Literal["redacted", "digests", "off"]
 
 LONGEST = 2_000_000  # characters of one field
@@ -75,6 +74,15 @@ def _gate() -> Callable[[bytes], list[int] | None]:
 _NAMED_FIELD = len(TRIGGERS)
 
 
+class _Memo(dict[_Key, Any]):
+    """What was searched and what came of it, None for unchanged; `size` is of the results, bytes.
+
+    The redactors of a tower's runs share one, and its bounds.
+    """
+
+    size = 0
+
+
 class Redactor:
     """Replaces what is found. One per key; safe to share between threads.
 
@@ -96,20 +104,17 @@ class Redactor:
         self._secrets, self._terms = named(secrets), terms
         self._exact = Exact(self._secrets, terms)
         self._marked: frozenset[str] = frozenset()
-        self._memo: dict[_Key, str | None] = {}
-        self._memo_bytes = 0
+        self._memo = _Memo()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave behind what was remembered: it is work of this process."""
-        return {**self.__dict__, "_memo": {}, "_memo_bytes": 0}
+        return {**self.__dict__, "_memo": _Memo()}
 
     # -- variants ----------------------------------------------------------------------------------
 
     def of_run(self) -> Self:
         """Return the same redactor with counts of its own; what it remembers is shared."""
-        made = copy.copy(self)
-        made.found = made.dropped = 0
-        return made
+        return self._with(found=0, dropped=0, _memo=self._memo)
 
     def knowing(self, secrets: Iterable[str]) -> Self:
         """Return a redactor that finds these values too."""
@@ -126,8 +131,9 @@ class Redactor:
         return self._with(_marked=more)
 
     def _with(self, **changes: Any) -> Self:
-        made = copy.copy(self)
-        made.__dict__.update(changes, _memo={}, _memo_bytes=0)
+        # Not copy.copy: that asks `__getstate__`, which leaves behind what is remembered.
+        made = object.__new__(type(self))
+        made.__dict__.update({**self.__dict__, "_memo": _Memo(), **changes})
         return made
 
     def describe(self) -> dict[str, str]:
@@ -181,12 +187,13 @@ class Redactor:
             self._remember(key, None if result is text else result)
         return result
 
-    def _remember(self, key: _Key, result: str | None) -> None:
-        self._memo_bytes += 0 if result is None else len(result)
-        if len(self._memo) >= _MEMO_ITEMS or self._memo_bytes > _MEMO_BYTES:
-            self._memo.clear()
-            self._memo_bytes = 0 if result is None else len(result)
-        self._memo[key] = result
+    def _remember(self, key: _Key, result: str | bytes | None) -> None:
+        memo, size = self._memo, 0 if result is None else len(result)
+        if len(memo) >= _MEMO_ITEMS or memo.size + size > _MEMO_BYTES:
+            memo.clear()
+            memo.size = 0
+        memo.size += size
+        memo[key] = result
 
     def _scan(self, text: str, hint: str, *, alone: bool) -> str:
         fired: Sequence[int] | None = None
@@ -298,23 +305,28 @@ class Redactor:
         What the gate lets pass is not even read. What was changed is searched once more, as it is
         spelt: a hit there is a defect, and the whole is dropped.
         """
+        before = self.dropped
         try:
             if self.plugin is None and not self._may_hold(data):
                 return data
+            key: _Key = (encode, hashlib.sha256(data).digest())
+            if key in self._memo:
+                return self._memo[key] or data
             try:
                 value = msgspec.json.decode(data)
             except msgspec.DecodeError:
                 value = json.loads(data)  # lone surrogates, which msgspec does not read
             redacted = encode(self.value(value))
-            if redacted == data:
-                return data
-            if tripwire(redacted.decode("utf-8", "replace")):
+            same = redacted == data
+            if not same and tripwire(redacted.decode("utf-8", "replace")):
                 return encode(
                     self._drop(data.decode("utf-8", "replace"), "found in redacted bytes")
                 )
         except Exception as error:  # noqa: BLE001  fail closed
             return encode(self._drop(data.decode("utf-8", "replace"), type(error).__name__))
-        return redacted
+        if self.dropped == before:
+            self._remember(key, None if same else redacted)
+        return data if same else redacted
 
     def _may_hold(self, data: bytes) -> bool:
         shown = data
@@ -402,12 +414,3 @@ def _marks_set(names: tuple[str, ...]) -> Callable[[bytes], list[int] | None]:
     return pattern_set(
         [r"(?i)" + "[^0-9A-Za-z]?".join(map(re.escape, n)) + r"\\*\"" for n in names]
     )
-
-
-def without(text: str, secrets: tuple[str, ...], redactor: Redactor) -> str:
-    """Return `text` without these secrets in any form: what one request proves itself with."""
-    out, at = [], 0
-    for one in exact(secrets).find(text):
-        out += [text[at : one.start], redactor.token("SECRET", one.value)]
-        at = one.end
-    return "".join([*out, text[at:]])

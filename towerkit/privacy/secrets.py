@@ -12,12 +12,15 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus
 
 from towerkit.core.errors import UsageError
 from towerkit.privacy.detectors import Detector
 from towerkit.privacy.find import Found
+
+if TYPE_CHECKING:
+    from towerkit.privacy.redact import Redactor
 
 # Names of variables, headers, query parameters and settings whose value is a secret.
 SECRET_NAME = re.compile(
@@ -145,3 +148,12 @@ def named(secrets: Iterable[str]) -> tuple[str, ...]:
                 f"{len(secret) if isinstance(secret, str) else type(secret).__name__}"
             )
     return out
+
+
+def without(text: str, secrets: tuple[str, ...], redactor: Redactor) -> str:
+    """Return `text` without these secrets in any form: what one request proves itself with."""
+    out, at = [], 0
+    for one in exact(secrets).find(text):
+        out += [text[at : one.start], redactor.token("SECRET", one.value)]
+        at = one.end
+    return "".join([*out, text[at:]])

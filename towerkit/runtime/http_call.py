@@ -18,8 +18,8 @@ from towerkit.core.canonical import fingerprint
 from towerkit.core.types import Response, Usage
 from towerkit.cost.ledger import NANO
 from towerkit.cost.prices import Price, price
-from towerkit.privacy.redact import Redactor, without
-from towerkit.privacy.secrets import NOT_SECRET, SECRET_NAME
+from towerkit.privacy.redact import Redactor
+from towerkit.privacy.secrets import NOT_SECRET, SECRET_NAME, without
 from towerkit.reliability.classify import Failure, classify
 from towerkit.reliability.policy import CallState
 from towerkit.reliability.taxonomy import TAXONOMY
