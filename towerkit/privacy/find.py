@@ -26,6 +26,7 @@ _NAMES = tuple(TRIGGERS)
 _ROUNDS = 8  # findings that uncover findings: more is no text that anybody wrote
 _EFFORT = 50_000  # matches whose check fails: what takes time in a text made to take time
 _SHORT = 4096  # bytes
+_FEW = 3  # rows that cost less to run than to rule out
 _ALONE = 300  # characters: the longest message that may be nothing but numbers
 _BEFORE, _AFTER = 6, 3  # words
 
@@ -61,10 +62,12 @@ def _triggered(kind: int, fired: tuple[int, ...]) -> tuple[Detector, ...]:
 def _rows(kind: int, data: bytes, fired: tuple[int, ...]) -> Sequence[Detector]:
     """Return the rows worth running, in order.
 
-    For a short text a set of all patterns says it; its automaton could grow with a long one.
+    Where triggers leave many, a set of all patterns says which; its automaton could grow with a
+    long text.
     """
-    if len(data) > _SHORT:
-        return _triggered(kind, fired)
+    rows = _triggered(kind, fired)
+    if len(rows) <= _FEW or len(data) > _SHORT:
+        return rows
     return [_ROWS[kind][i] for i in sorted(_narrow(kind)(data) or ())]
 
 
@@ -188,6 +191,8 @@ class _Round:
         self._worded(view, data, of)
 
     def _worded(self, view: View, data: bytes, of: tuple[int, ...]) -> None:
+        if not _triggered(1, of) and not _triggered(2, of):
+            return
         worded = bool(self.hint) or _any_word()(data) is not None
         lonely = self.may_be_alone and len(data) <= _ALONE and not _PROSE.search(view.text)
         any_near = worded or lonely
