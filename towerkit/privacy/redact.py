@@ -21,7 +21,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import msgspec
 
@@ -38,7 +38,10 @@ _Key = str | bytes | tuple[object, ...]
 Capture = Literal["redacted", "digests", "off"]
 
 LONGEST = 2_000_000  # characters of one field
-_MEMO_ITEMS, _MEMO_BYTES, _MEMO_PLAIN = 8192, 4_000_000, 128
+_MEMO_ITEMS, _MEMO_BYTES, _MEMO_PLAIN, _MEMO_FIELDS = 8192, 4_000_000, 128, 1024
+_PLAIN = frozenset({bool, float, type(None)})
+_SHORT, _SHORT_NAMED = 10**11, 10**5
+_NEW = object()  # stands for what is not remembered
 _SPELT_OUT = r"\\u[0-9A-Fa-f]{4}"
 _TOKEN = re.compile(TOKEN)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:/@+-]{0,95}( [A-Za-z0-9_.:/@+-]{1,95})?")
@@ -74,6 +77,15 @@ def _gate() -> Callable[[bytes], list[int] | None]:
 _NAMED_FIELD = len(TRIGGERS)
 
 
+class _Field(NamedTuple):
+    """A field by its name: the name as it may be kept, and how its value is looked at."""
+
+    shown: str
+    kind: str | None  # the class of a field whose value goes whole
+    hint: str
+    free: bool  # whether it may hold nothing but a number that a check digit proves
+
+
 class _Memo(dict[_Key, Any]):
     """What was searched and what came of it, None for unchanged; `size` is of the results, bytes.
 
@@ -104,17 +116,17 @@ class Redactor:
         self._secrets, self._terms = named(secrets), terms
         self._exact = Exact(self._secrets, terms)
         self._marked: frozenset[str] = frozenset()
-        self._memo = _Memo()
+        self._memo, self._fields = _Memo(), dict[str, _Field]()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave behind what was remembered: it is work of this process."""
-        return {**self.__dict__, "_memo": _Memo()}
+        return {**self.__dict__, "_memo": _Memo(), "_fields": {}}
 
     # -- variants ----------------------------------------------------------------------------------
 
     def of_run(self) -> Self:
         """Return the same redactor with counts of its own; what it remembers is shared."""
-        return self._with(found=0, dropped=0, _memo=self._memo)
+        return self._with(found=0, dropped=0, _memo=self._memo, _fields=self._fields)
 
     def knowing(self, secrets: Iterable[str]) -> Self:
         """Return a redactor that finds these values too."""
@@ -133,7 +145,7 @@ class Redactor:
     def _with(self, **changes: Any) -> Self:
         # Not copy.copy: that asks `__getstate__`, which leaves behind what is remembered.
         made = object.__new__(type(self))
-        made.__dict__.update({**self.__dict__, "_memo": _Memo(), **changes})
+        made.__dict__.update({**self.__getstate__(), **changes})
         return made
 
     def describe(self) -> dict[str, str]:
@@ -171,18 +183,24 @@ class Redactor:
         `hint` is words that count as standing near; `alone` whether a text that is nothing but a
         number is judged by its check digit.
         """
-        key: _Key = text if alone and not hint else (text, hint, alone)
-        if len(text) > _MEMO_PLAIN:
+        if len(text) <= _MEMO_PLAIN:
+            key: _Key = text if alone and not hint else (text, hint, alone)
+            known = self._memo.get(key, _NEW)
+            if known is not _NEW:
+                return text if known is None else known
+            fired = self._fired(text, hint)
+        else:
+            # The gate costs as much as a digest: what it lets pass needs no memory.
+            fired = self._fired(text, hint)
+            if fired is None:
+                return text
             shape = f"{hint}\0{alone:d}{text}".encode("utf-8", "surrogatepass")
             key = hashlib.sha256(shape).digest()
-        try:
-            known = self._memo[key]
-        except KeyError:
-            pass
-        else:
-            return text if known is None else known
+            known = self._memo.get(key, _NEW)
+            if known is not _NEW:
+                return text if known is None else known
         before = self.dropped
-        result = self._scan(text, hint, alone=alone)
+        result = text if fired is None else self._scan(text, hint, fired, alone=alone)
         if self.dropped == before:
             self._remember(key, None if result is text else result)
         return result
@@ -195,22 +213,26 @@ class Redactor:
         memo.size += size
         memo[key] = result
 
-    def _scan(self, text: str, hint: str, *, alone: bool) -> str:
-        fired: Sequence[int] | None = None
-        if not text.isascii():
-            # What UTF-8 cannot carry is spelt out: nothing that is kept can hold it.
-            text = text.encode("utf-8", "backslashreplace").decode()
+    def _fired(self, text: str, hint: str) -> Sequence[int] | None:
+        """Return what the gate says of `text`: None lets it pass as it is."""
+        plain = text.isascii()
         try:
-            if self.plugin is None and not hint and text.isascii():
+            if plain and not hint and self.plugin is None:
                 data = text.encode()
                 fired = _gate()(data)
-                if not fired and not self._exact.inside(data):
-                    return text
-            else:
-                fired = _gate()(f"{hint} {fold(text).text}".encode("ascii", "replace"))
-            if fired and _NAMED_FIELD in fired and text[:1] in "{[" and text[-1:] in "}]":
+                return () if fired is None and self._exact.inside(data) else fired
+            shown = text if plain else fold(_kept(text)).text
+            return _gate()(f"{hint} {shown}".encode("ascii", "replace")) or ()
+        except Exception as error:  # noqa: BLE001  fail closed: what was not asked may have fired
+            log.debug("the gate was not asked: %s", type(error).__name__)
+            return range(_NAMED_FIELD + 1)
+
+    def _scan(self, text: str, hint: str, fired: Sequence[int], *, alone: bool) -> str:
+        text = _kept(text)
+        try:
+            if _NAMED_FIELD in fired and text[:1] in "{[" and text[-1:] in "}]":
                 return self._embedded_json(text, 0)
-            return self._replaced(text, self._spans(text, hint, fired or (), alone=alone))
+            return self._replaced(text, self._spans(text, hint, fired, alone=alone))
         except Exception as error:  # noqa: BLE001  fail closed, whatever a detector met
             return self._drop(text, type(error).__name__)
 
@@ -341,32 +363,54 @@ class Redactor:
 
     def value(self, value: Any, *, depth: int = 0) -> Any:
         """Return a JSON-able `value` with keys and leaves redacted; the original is untouched."""
-        return self._value(value, "", depth)
+        return self._value(value, self._field(""), depth)
 
-    def _value(self, value: Any, key: str, depth: int) -> Any:
+    def _value(self, value: Any, field: _Field, depth: int) -> Any:
         if isinstance(value, str):
-            return self._leaf(value, key, depth)
+            return self._leaf(value, field, depth)
         if value is None or isinstance(value, bool | float):
             return value
         if isinstance(value, int):
-            return self._number(value, key)
+            return self._number(value, field.hint)
         if depth > 50:
             return "<REDACTED:too deep>"
         if isinstance(value, Mapping):
-            return {self.text(str(k)): self._field(str(k), v, depth) for k, v in value.items()}
+            return self._mapping(value, depth)
         if isinstance(value, list | tuple):
-            return [self._value(v, key, depth + 1) for v in value]
+            return [self._value(v, field, depth + 1) for v in value]
         if isinstance(value, msgspec.Struct):
-            return self._value(msgspec.to_builtins(value), key, depth + 1)
+            return self._value(msgspec.to_builtins(value), field, depth + 1)
         return f"<{type(value).__qualname__}>"
 
-    def _field(self, key: str, value: Any, depth: int) -> Any:
+    def _mapping(self, value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
+        out, fields = {}, self._fields
+        for name, inner in value.items():
+            key = name if type(name) is str else str(name)
+            field = fields.get(key) or self._field(key)
+            kind = type(inner)
+            if field.kind is not None:
+                out[field.shown] = self._whole(field.kind, inner, depth)
+            elif kind is str:
+                out[field.shown] = self._leaf(inner, field, depth + 1)
+            elif kind is int:
+                out[field.shown] = self._number(inner, field.hint)
+            elif kind in _PLAIN:
+                out[field.shown] = inner
+            else:
+                out[field.shown] = self._value(inner, field, depth + 1)
+        return out
+
+    def _field(self, key: str) -> _Field:
+        """Return what is known of a field by its name; remembered, as names come again."""
         kind = kind_of(key)
         if kind is None and self._marked and plain_key(key) in self._marked:
             kind = "MARKED"
-        if kind is not None:
-            return self._whole(kind, value, depth)
-        return self._value(value, key, depth + 1)
+        field = _Field(self.text(key), kind, hint_of(key), key.lower() in FREE)
+        if len(key) <= _MEMO_PLAIN:
+            if len(self._fields) >= _MEMO_FIELDS:
+                self._fields.clear()
+            self._fields[key] = field
+        return field
 
     def _whole(self, kind: str, value: Any, depth: int) -> Any:
         """Return what stands for the value of a field whose name says what it holds."""
@@ -384,14 +428,13 @@ class Redactor:
             return [self._whole(kind, v, depth + 1) for v in value]
         return f"<{type(value).__qualname__}>"
 
-    def _leaf(self, text: str, key: str, depth: int) -> str:
+    def _leaf(self, text: str, field: _Field, depth: int) -> str:
         if text[:1] in "{[" and text[-1:] in "}]" and len(text) > 1:
             return self._embedded_json(text, depth)
-        return self.text(text, hint=hint_of(key), alone=key.lower() in FREE)
+        return self.text(text, hint=field.hint, alone=field.free)
 
-    def _number(self, value: int, key: str) -> Any:
-        hint = hint_of(key)
-        if abs(value) < (100_000 if hint else 10**11):
+    def _number(self, value: int, hint: str) -> Any:
+        if -_SHORT < value < _SHORT and (not hint or -_SHORT_NAMED < value < _SHORT_NAMED):
             return value  # no number that short is anything without a word
         spelt = str(value)
         shown = self.text(spelt, hint=hint, alone=False)
@@ -407,6 +450,11 @@ class Redactor:
         if redacted != parsed:
             text = msgspec.json.encode(redacted).decode()
         return self._replaced(text, self.spans(text, alone=False))
+
+
+def _kept(text: str) -> str:
+    """Return `text` with what UTF-8 cannot carry spelt out: nothing that is kept can hold it."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 @cache
