@@ -89,6 +89,7 @@ def test_what_python_does_not_see_is_recovered(tmp_path, end):
 with tower.run("x") as run:
     run.model(HELLO)
     with run.step("s"):
+        run.now()  # a step is written with what happens in it
         {end}
         threading.Event().wait(30)
 """, expected=code)  # fmt: skip

@@ -64,7 +64,7 @@ class _Plain:
 
     def _container(self, value: Any, kind: type) -> Any:
         if issubclass(kind, dict):
-            return {_key(k): self.of(v) for k, v in dict.items(value)}
+            return {key_text(k): self.of(v) for k, v in dict.items(value)}
         if issubclass(kind, msgspec.Struct):
             return {f: self.of(getattr(value, f)) for f in kind.__struct_fields__}
         items = _items(value, kind)
@@ -95,7 +95,8 @@ def _items(value: Any, kind: type) -> Iterator[Any] | None:
     return None
 
 
-def _key(key: Any) -> str:
+def key_text(key: Any) -> str:
+    """Return a mapping's key as JSON has it; no method of it is asked."""
     kind = type(key)
     if issubclass(kind, str):
         return str.__str__(key)

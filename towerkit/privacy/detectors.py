@@ -25,6 +25,7 @@ class Detector(msgspec.Struct, frozen=True, kw_only=True):
     one). `fit` cuts a greedy match to what is meant; `edges` refuses a match that goes on behind a
     dot, dash or slash; `trim` tries the match without its last groups too; `late` rows
     see what rows that need words have left; `run` passes a whole match by when its check fails.
+    `needs` is what every match has in it.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Detector(msgspec.Struct, frozen=True, kw_only=True):
     trim: bool = False
     late: bool = False
     run: bool = False
+    needs: bytes = b""
 
     @property
     def published(self) -> str:
@@ -128,7 +130,7 @@ _SECRETS = (
         pattern=r"(?i:\b(?:bearer|authorization: ?(?:basic|token)) )[A-Za-z0-9._~+/=-]{16,}",
     ),
     Detector(
-        name="URL_PASSWORD", tier="A prefix",
+        name="URL_PASSWORD", tier="A prefix", needs=b"://",
         pattern=r"\b[A-Za-z][A-Za-z0-9+.-]{1,20}://[^\s/:@?#]{0,128}:[^\s/@?#]{1,256}@",
     ),
     Detector(

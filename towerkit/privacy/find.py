@@ -67,7 +67,7 @@ def _rows(kind: int, data: bytes, fired: tuple[int, ...]) -> Sequence[Detector]:
     """
     rows = _triggered(kind, fired)
     if len(rows) <= _FEW or len(data) > _SHORT:
-        return rows
+        return [row for row in rows if row.needs in data]
     return [_ROWS[kind][i] for i in sorted(_narrow(kind)(data) or ())]
 
 

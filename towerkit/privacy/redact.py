@@ -15,16 +15,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import hmac
 import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from functools import cache, lru_cache
+from typing import Any, Literal, Protocol, Self
 
 import msgspec
 
+from towerkit.core.canonical import key_text
 from towerkit.privacy.detectors import DETECTORS, Detector
 from towerkit.privacy.fields import FREE, PATTERN, hint_of, kind_of, marked_in, plain_key
 from towerkit.privacy.find import TOKEN, Found, Unreadable, find, tripwire
@@ -38,7 +38,8 @@ _Key = str | bytes | tuple[object, ...]
 Capture = Literal["redacted", "digests", "off"]
 
 LONGEST = 2_000_000  # characters of one field
-_MEMO_ITEMS, _MEMO_BYTES, _MEMO_PLAIN, _MEMO_FIELDS = 8192, 4_000_000, 128, 1024
+_MEMO_ITEMS, _MEMO_BYTES, _MEMO_PLAIN = 8192, 4_000_000, 128
+_MEMO_FIELDS, _MEMO_SEEN = 1024, 32
 _PLAIN = frozenset({bool, float, type(None)})
 _SHORT, _SHORT_NAMED = 10**11, 10**5
 _NEW = object()  # stands for what is not remembered
@@ -51,7 +52,7 @@ _METADATA = frozenset({
     "http.request.method", "server.address", "gen_ai.agent.name", "mcp.method.name", "mcp.server",
     "timing", "name", "reason",
 })  # fmt: skip
-_SERVER = frozenset({"server.address"})
+_SERVER = "server.address"
 _NORMALS: dict[str, Callable[[str], str]] = {
     row.name: row.normal for row in DETECTORS if row.normal is not None
 }
@@ -77,13 +78,18 @@ def _gate() -> Callable[[bytes], list[int] | None]:
 _NAMED_FIELD = len(TRIGGERS)
 
 
-class _Field(NamedTuple):
+class _Field(msgspec.Struct):
     """A field by its name: the name as it may be kept, and how its value is looked at."""
 
     shown: str
     kind: str | None  # the class of a field whose value goes whole
     hint: str
     free: bool  # whether it may hold nothing but a number that a check digit proves
+    seen: dict[str, str] = {}  # short values of late, and what came of them
+
+
+def _nameless() -> _Field:
+    return _Field(shown="", kind=None, hint="", free=True)
 
 
 class _Memo(dict[_Key, Any]):
@@ -157,8 +163,10 @@ class Redactor:
 
     def token(self, name: str, value: str) -> str:
         """Return the token of a value of class `name`."""
-        mac = hmac.digest(self.key, f"{name}\0{value}".encode("utf-8", "surrogatepass"), "sha256")
-        return f"<{name}:{self.kid}:{base64.b32encode(mac)[:16].decode()}>"
+        inner, outer = (pad.copy() for pad in _pads(self.key))
+        inner.update(f"{name}\0{value}".encode("utf-8", "surrogatepass"))
+        outer.update(inner.digest())
+        return f"<{name}:{self.kid}:{base64.b32encode(outer.digest()[:10]).decode()}>"
 
     def _token_of(self, row: Detector | None, name: str, value: str) -> str:
         self.found += 1
@@ -310,9 +318,11 @@ class Redactor:
     def metadata(self, value: Mapping[str, Any]) -> dict[str, Any]:
         """Return attributes of a span or event as they may be kept."""
         if self.capture == "redacted":
-            kept: dict[str, Any] = self.value(value)
+            kept = self._mapping(value, 0)
             # Where a server listens is whose it is, not who somebody is.
-            return kept | {k: value[k] for k in _SERVER if k in value}
+            if _SERVER in value:
+                kept[_SERVER] = value[_SERVER]
+            return kept
         return {
             k: self.name(v) if isinstance(v, str) and k != "reason" else v
             for k, v in value.items()
@@ -363,7 +373,7 @@ class Redactor:
 
     def value(self, value: Any, *, depth: int = 0) -> Any:
         """Return a JSON-able `value` with keys and leaves redacted; the original is untouched."""
-        return self._value(value, self._field(""), depth)
+        return self._value(value, _nameless(), depth)
 
     def _value(self, value: Any, field: _Field, depth: int) -> Any:
         if isinstance(value, str):
@@ -385,13 +395,13 @@ class Redactor:
     def _mapping(self, value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
         out, fields = {}, self._fields
         for name, inner in value.items():
-            key = name if type(name) is str else str(name)
+            key = name if type(name) is str else key_text(name)
             field = fields.get(key) or self._field(key)
             kind = type(inner)
             if field.kind is not None:
                 out[field.shown] = self._whole(field.kind, inner, depth)
             elif kind is str:
-                out[field.shown] = self._leaf(inner, field, depth + 1)
+                out[field.shown] = field.seen.get(inner) or self._leaf(inner, field, depth + 1)
             elif kind is int:
                 out[field.shown] = self._number(inner, field.hint)
             elif kind in _PLAIN:
@@ -423,15 +433,24 @@ class Redactor:
         if isinstance(value, msgspec.Struct):
             value = msgspec.to_builtins(value)
         if isinstance(value, Mapping):
-            return {self.text(str(k)): self._whole(kind, v, depth + 1) for k, v in value.items()}
+            return {
+                self.text(key_text(k)): self._whole(kind, v, depth + 1) for k, v in value.items()
+            }
         if isinstance(value, list | tuple):
             return [self._whole(kind, v, depth + 1) for v in value]
         return f"<{type(value).__qualname__}>"
 
     def _leaf(self, text: str, field: _Field, depth: int) -> str:
+        before = self.dropped
         if text[:1] in "{[" and text[-1:] in "}]" and len(text) > 1:
-            return self._embedded_json(text, depth)
-        return self.text(text, hint=field.hint, alone=field.free)
+            shown = self._embedded_json(text, depth)
+        else:
+            shown = self.text(text, hint=field.hint, alone=field.free)
+        if len(text) <= _MEMO_PLAIN and self.dropped == before:
+            if len(field.seen) >= _MEMO_SEEN:
+                field.seen.clear()
+            field.seen[text] = shown
+        return shown
 
     def _number(self, value: int, hint: str) -> Any:
         if -_SHORT < value < _SHORT and (not hint or -_SHORT_NAMED < value < _SHORT_NAMED):
@@ -450,6 +469,13 @@ class Redactor:
         if redacted != parsed:
             text = msgspec.json.encode(redacted).decode()
         return self._replaced(text, self.spans(text, alone=False))
+
+
+@lru_cache(maxsize=64)
+def _pads(key: bytes) -> tuple[Any, Any]:
+    """Return SHA-256 over the two pads of HMAC (RFC 2104): most of what a token costs."""
+    block = (key if len(key) <= 64 else hashlib.sha256(key).digest()).ljust(64, b"\0")
+    return tuple(hashlib.sha256(bytes(b ^ pad for b in block)) for pad in (0x36, 0x5C))  # type: ignore[return-value]
 
 
 def _kept(text: str) -> str:

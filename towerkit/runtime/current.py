@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import weakref
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from towerkit.telemetry.recorder import OpenSpan
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from towerkit.runtime.tower import Tower
 
 
-class Open(NamedTuple):
+class Open(msgspec.Struct, frozen=True):
     """An open span of a run, the names of the steps above it, and what was open around it."""
 
     run: Run

@@ -23,7 +23,7 @@ import threading
 import weakref
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,11 +59,14 @@ class Journal:
         self.path = journal_folder(store) / f"{run_id}{SUFFIX}"
         self.error: OSError | None = None
         self.lost = 0
+        self.due = False  # whether the writer knows that there is something
         self._grouped, self._durable = mode == "grouped", durable
         self._records: deque[tuple[Any, ...]] = deque()
         self._writing = threading.Lock()
         self._file: int | None = None
         self.add = self._records.append
+        # Set by who records: makes of a record what is written of it; None for nothing.
+        self.prepare: Callable[[tuple[Any, ...]], tuple[Any, ...] | None] = _as_it_is
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
@@ -74,21 +77,22 @@ class Journal:
             self._stop(error)
         _OPEN.add(self)
 
+    def soon(self) -> None:
+        """Have what was added written within 50 ms, if nothing else writes it before."""
+        if not self.due:
+            _WRITER.wake(self)
+
     def flush(self) -> None:
         """Bring what was added to the operating system, or to the writer in grouped mode."""
-        if self._grouped:
-            _WRITER.wake(self)
-            return
-        self.write()
-        if self._durable and self._file is not None:
+        if not self._grouped:
+            self.write()
+        if not self.due and (self._grouped or (self._durable and self._file is not None)):
             _WRITER.wake(self)
 
     def write(self) -> None:
         """Write every record added so far, as one frame."""
         with self._writing:
-            records = []
-            while self._records:
-                records.append(self._records.popleft())
+            records = self._taken()
             if not records:
                 return
             if self._file is None:
@@ -100,6 +104,20 @@ class Journal:
             except OSError as error:
                 self.lost += len(records)
                 self._stop(error)
+
+    def _taken(self) -> list[tuple[Any, ...]]:
+        """Take what was added so far, as it is written."""
+        taken, added, prepare = [], self._records, self.prepare
+        while added:
+            try:
+                record = prepare(added.popleft())
+            except Exception:
+                self.lost += 1
+                log.exception("journal %s: a record could not be made", self.path.name)
+            else:
+                if record is not None:
+                    taken.append(record)
+        return taken
 
     def _write(self, data: bytes) -> None:
         assert self._file is not None  # noqa: S101  the callers looked
@@ -149,21 +167,24 @@ class Journal:
                 self.error = self.error or error
 
 
+def _as_it_is(record: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    return record
+
+
 class _Writer:
     """The thread that writes and syncs journals in groups; started when first needed."""
 
     def __init__(self) -> None:
-        self._due: set[Journal] = set()
+        self._due: list[Journal] = []
         self._lock = threading.Lock()
         self._awake = threading.Event()
         self._thread: threading.Thread | None = None
 
     def wake(self, journal: Journal) -> None:
         """Have `journal` written and synced within 50 ms."""
-        if journal in self._due:
-            return
         with self._lock:
-            self._due.add(journal)
+            self._due.append(journal)
+            journal.due = True
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._run, daemon=True, name="towerkit-journal"
@@ -181,9 +202,10 @@ class _Writer:
     def drain(self) -> None:
         """Write and sync what is due."""
         with self._lock:
-            due, self._due = self._due, set()
+            due, self._due = self._due, []
             self._awake.clear()
         for journal in due:
+            journal.due = False  # before it is written: what is added now asks again
             journal.write()
             if journal._durable:  # noqa: SLF001  one module
                 journal.sync()

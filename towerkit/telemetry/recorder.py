@@ -1,8 +1,10 @@
 """The recorder: spans, charges, tape and content of one run, redacted as they come in.
 
 Rule: content is redacted before it is kept, stored once by its digest, and referred to by digest
-everywhere else. On the agent's thread a record is one small object and one atomic append; rows in
-the canonical order of `packs.tables` are made when the run is sealed.
+everywhere else. On the agent's thread a record is one small object and one atomic append. What a
+span was told is redacted when it is written: by who flushes with `journal="sync"`, by the writer
+with `"grouped"`, else when the run is sealed. Rows in the canonical order of `packs.tables` are
+made then.
 """
 
 from __future__ import annotations
@@ -29,13 +31,21 @@ log = logging.getLogger("towerkit")
 _MEMO_BYTES, _MEMO_ITEM = 8_000_000, 200_000
 
 
+# What nobody can change once it is there.
+_FLAT = frozenset({str, int, float, bool, type(None)})
+
 # An odd stride visits every 64-bit number once, so the ids of a run never collide. W3C forbids
 # zero: all ones stand for it, which this stride reaches 10¹⁸ spans away.
 _STRIDE, _MASK = 0x9E3779B97F4A7C15, (1 << 64) - 1
 
 
 class OpenSpan(msgspec.Struct, array_like=True):
-    """A span that has started. `fields` collects columns until it ends."""
+    """A span that has started. `fields` collects columns until it ends.
+
+    `attributes` and `events` are what it was told, until it is written: then `kept` is canonical
+    JSON of both, as they may be kept. Those of another library's span stay, redacted: they are read
+    once more when the run is sealed.
+    """
 
     span_id: str
     parent_span_id: str | None
@@ -51,6 +61,7 @@ class OpenSpan(msgspec.Struct, array_like=True):
     ended: bool = False
     duration_ns: int = 0
     status: str = "ok"
+    kept: tuple[str, str] | None = None
 
 
 class Charge(msgspec.Struct, array_like=True):
@@ -93,9 +104,13 @@ class Recorder:
         self._occurrences: dict[tuple[str, str, str, str | None], itertools.count[int]] = {}
         self.journal = journal
         self._add = _nowhere if journal is None else journal.add
+        if journal is not None:
+            journal.prepare = self._written
         self.late = 0  # records that came when the run had ended
         # Brings what was recorded so far to safety; called before the agent goes on.
         self.flush: Callable[[], None] = _nothing if journal is None else journal.flush
+        # The same for what may wait for the next flush, or 50 ms: that a step has begun.
+        self.soon: Callable[[], None] = _nothing if journal is None else journal.soon
         # Set by who records spans of other libraries: ends those that are open, and counts once.
         self.before_seal: list[Callable[[], None]] = []
         self.settle: Settle | None = None
@@ -123,10 +138,9 @@ class Recorder:
         above = parent.span_id if parent else None
         clean = self.redactor.name(name)
         fields = {} if fields is None else fields
-        # Attributes and events are not redacted before the span ends: they stay out of the journal.
-        self._add(("open", span_id, above, seq, clean, kind, operation, wall_ns, mono_ns, fields))
         span = OpenSpan(span_id, above, seq, clean, kind, operation, wall_ns, mono_ns, fields)
         self._spans.append(span)
+        self._add(("open", span))
         return span
 
     def end(
@@ -152,17 +166,40 @@ class Recorder:
             fields["error_class"], fields["error_type"] = error_class, error_type
             if error_message is not None:
                 fields["error_message"] = self.redactor.message(error_message[:4000])
-        self._clean(span)
+        told = span.attributes
+        if told and not _FLAT.issuperset(map(type, told.values())):
+            # The agent may change it before it is written, and no method of it is asked then.
+            span.attributes = msgspec.json.decode(canonical_json(told))
         self._add(("close", span))
 
+    def _written(self, record: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Return a record as the journal writes it; None for one that needs no place there."""
+        kind = record[0]
+        if kind == "close":
+            self._clean(record[1])
+        elif kind == "open":
+            span: OpenSpan = record[1]
+            # Attributes and events are not redacted yet: they stay out.
+            return None if span.ended else (
+                "open", span.span_id, span.parent_span_id, span.seq, span.name, span.kind,
+                span.operation, span.start_unix_ns, span.start_mono_ns, span.fields,
+            )  # fmt: skip
+        return record
+
     def _clean(self, span: OpenSpan) -> None:
-        """Redact what a span was told; it is not kept before."""
-        # What content a span of another library may bring, `foreign` has decided by its names.
-        kept = self.redactor.value if names.FOREIGN in span.attributes else self.redactor.metadata
-        if span.attributes:
-            span.attributes = kept(span.attributes)
-        if span.events:
-            span.events = [kept(event) for event in span.events]
+        """Redact what a span was told. Doing it again changes nothing."""
+        told, events = dict(span.attributes), span.events  # an agent may go on to change it
+        if names.FOREIGN in told:
+            # What content a span of another library may bring, `foreign` has decided by its names.
+            span.attributes = self.redactor.value(told)
+            span.events = [self.redactor.value(event) for event in events]
+        elif span.kept is None:
+            kept = self.redactor.metadata
+            span.kept = (
+                canonical_text(kept(told)) if told else "{}",
+                canonical_text([kept(event) for event in events]) if events else "[]",
+            )
+            span.attributes, span.events = {}, []
 
     def learn(self, tools: Any) -> None:
         """Take what tool schemas mark `x-pii: true` out of everything that is kept from now on."""
@@ -283,7 +320,8 @@ class Recorder:
         for span in self._spans:
             span.ended = True
         self._spans, self._sequence, self.next_seq = [], itertools.count().__next__, 0
-        self.journal, self.flush, self._add = None, _nothing, self._too_late
+        self.journal, self._add = None, self._too_late
+        self.flush = self.soon = _nothing
 
     def _too_late(self, record: tuple[Any, ...]) -> None:
         self.late += 1
@@ -309,7 +347,7 @@ class Recorder:
         spans, charges, lost = list(self._spans), list(self._costs), self.next_seq
         lost -= len(spans)
         still_open = [span for span in spans if not span.ended]
-        for span in still_open:
+        for span in spans:
             self._clean(span)
         end_as_aborted(still_open, spans, simulated=manifest.get("simulated", False))
         if self.settle is not None:
@@ -370,6 +408,9 @@ def _nothing() -> None:
 
 
 def _span_row(run_id: str, span: OpenSpan) -> Row:
+    attributes, events = span.kept or (
+        canonical_text(span.attributes), canonical_text(span.events),
+    )  # fmt: skip
     return SPANS.make(
         run_id=run_id,
         span_id=span.span_id,
@@ -381,8 +422,8 @@ def _span_row(run_id: str, span: OpenSpan) -> Row:
         start_unix_ns=span.start_unix_ns,
         duration_ns=span.duration_ns,
         status=span.status,
-        attributes=canonical_text(span.attributes),
-        events=canonical_text(span.events),
+        attributes=attributes,
+        events=events,
         **span.fields,
     )
 
