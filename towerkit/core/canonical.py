@@ -116,6 +116,14 @@ def ordered_json(value: Any) -> bytes:
         return json.dumps(_Plain().of(value), separators=(",", ":")).encode()
 
 
+def read_json(data: bytes) -> Any:
+    """Return what JSON `data` says; raises `ValueError` where it is none."""
+    try:
+        return msgspec.json.decode(data)
+    except msgspec.DecodeError:
+        return json.loads(data)  # lone surrogates, which msgspec does not read
+
+
 def canonical_text(value: Any) -> str:
     """Return `canonical_json` as text: what goes into JSON columns."""
     return canonical_json(value).decode()

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,7 +23,7 @@ from typing import Any, Literal, Protocol, Self
 
 import msgspec
 
-from towerkit.core.canonical import key_text
+from towerkit.core.canonical import key_text, read_json
 from towerkit.privacy.detectors import DETECTORS, Detector
 from towerkit.privacy.fields import FREE, PATTERN, hint_of, kind_of, marked_in, plain_key
 from towerkit.privacy.find import TOKEN, Found, Unreadable, find, tripwire
@@ -344,11 +343,7 @@ class Redactor:
             key: _Key = (encode, hashlib.sha256(data).digest())
             if key in self._memo:
                 return self._memo[key] or data
-            try:
-                value = msgspec.json.decode(data)
-            except msgspec.DecodeError:
-                value = json.loads(data)  # lone surrogates, which msgspec does not read
-            redacted = encode(self.value(value))
+            redacted = encode(self.value(read_json(data)))
             same = redacted == data
             if not same and tripwire(redacted.decode("utf-8", "replace")):
                 return encode(

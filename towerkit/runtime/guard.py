@@ -325,7 +325,7 @@ class Guard:
         return Waited() if fresh else event
 
     def _note(self, name: str, reason: str, **more: Any) -> None:
-        self._span.events.append({"name": name, "reason": reason, **more})
+        self._span.events += ({"name": name, "reason": reason, **more},)
 
     def _left(self) -> float:
         return (self._run.deadline_ns - self._run.env.mono_ns()) / NANO

@@ -312,7 +312,7 @@ class Run:
         if error is None:
             failed = failure is not None and TAXONOMY[failure.error_class].replaceable
             if failure is not None and not failed:
-                span.events.append({"name": "flag", "reason": failure.error_class})
+                span.events += ({"name": "flag", "reason": failure.error_class},)
             if failure is None or not failed:
                 self.recorder.end(span, mono_ns=mono, simulated=simulated)
             else:

@@ -124,7 +124,7 @@ def _attempt(call: OpenSpan, seq: int) -> OpenSpan:
     return OpenSpan(
         f"{derive_seed('attempt', call.span_id) or 1:016x}", call.span_id, seq, call.name,
         "attempt", call.operation, call.start_unix_ns, call.start_mono_ns, fields,
-        {names.FOREIGN: call.attributes[names.FOREIGN]}, [], ended=True,
+        {names.FOREIGN: call.attributes[names.FOREIGN]}, (), ended=True,
         duration_ns=call.duration_ns, status=call.status,
     )  # fmt: skip
 

@@ -324,7 +324,7 @@ def fill(recorder: Recorder, span: OpenSpan, emitted: Emitted) -> Failed | None:
         span.fields["request_digest"] = span.fields.get("request_digest") or "0" * 32
     span.attributes |= kept_attributes(recorder, emitted.attributes)
     span.attributes[names.FOREIGN] = emitted.scope or "unknown"
-    span.events += [_event(recorder, e) for e in emitted.events]
+    span.events += tuple(_event(recorder, e) for e in emitted.events)
     return failure_of(emitted, what)
 
 

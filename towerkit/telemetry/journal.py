@@ -61,12 +61,12 @@ class Journal:
         self.lost = 0
         self.due = False  # whether the writer knows that there is something
         self._grouped, self._durable = mode == "grouped", durable
-        self._records: deque[tuple[Any, ...]] = deque()
+        self._records: deque[Any] = deque()
         self._writing = threading.Lock()
         self._file: int | None = None
         self.add = self._records.append
-        # Set by who records: makes of a record what is written of it; None for nothing.
-        self.prepare: Callable[[tuple[Any, ...]], tuple[Any, ...] | None] = _as_it_is
+        # Set by who records: makes a record of what is none yet; None for nothing.
+        self.prepare: Callable[[Any], tuple[Any, ...] | None] = _no_record
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
@@ -109,8 +109,12 @@ class Journal:
         """Take what was added so far, as it is written."""
         taken, added, prepare = [], self._records, self.prepare
         while added:
+            record = added.popleft()
+            if type(record) is tuple:
+                taken.append(record)
+                continue
             try:
-                record = prepare(added.popleft())
+                record = prepare(record)
             except Exception:
                 self.lost += 1
                 log.exception("journal %s: a record could not be made", self.path.name)
@@ -167,8 +171,8 @@ class Journal:
                 self.error = self.error or error
 
 
-def _as_it_is(record: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    return record
+def _no_record(added: Any) -> tuple[Any, ...] | None:
+    raise TypeError(f"expected a record, got {type(added).__name__}")
 
 
 class _Writer:

@@ -150,7 +150,7 @@ class TowerSpanProcessor(SpanProcessor):
             )  # fmt: skip
         except Exception as error:  # noqa: BLE001  likewise
             # Whatever was read so far may not be redacted: none of it is kept.
-            made.attributes, made.events, made.fields, made.kind = {}, [], {}, "step"
+            made.attributes, made.events, made.fields, made.kind = {}, (), {}, "step"
             made.ended = False
             place.recorder.end(
                 made, mono_ns=place.mono_ns(span.end_time), simulated=place.simulated

@@ -16,7 +16,13 @@ from typing import Any
 
 import msgspec
 
-from towerkit.core.canonical import canonical_json, canonical_text, fingerprint, ordered_json
+from towerkit.core.canonical import (
+    canonical_json,
+    canonical_text,
+    fingerprint,
+    ordered_json,
+    read_json,
+)
 from towerkit.core.types import Usage
 from towerkit.cost.prices import Price
 from towerkit.packs.tables import CONTENT, COSTS, INPUTS, SPANS
@@ -39,12 +45,13 @@ _FLAT = frozenset({str, int, float, bool, type(None)})
 _STRIDE, _MASK = 0x9E3779B97F4A7C15, (1 << 64) - 1
 
 
-class OpenSpan(msgspec.Struct, array_like=True):
+class OpenSpan(msgspec.Struct, array_like=True, gc=False):
     """A span that has started. `fields` collects columns until it ends.
 
     `attributes` and `events` are what it was told, until it is written: then `kept` is canonical
     JSON of both, as they may be kept. Those of another library's span stay, redacted: they are read
-    once more when the run is sealed.
+    once more when the run is sealed. Runs keep many, none in a cycle: the garbage collector need
+    not look at them.
     """
 
     span_id: str
@@ -57,14 +64,15 @@ class OpenSpan(msgspec.Struct, array_like=True):
     start_mono_ns: int
     fields: dict[str, Any] = {}
     attributes: dict[str, Any] = {}
-    events: list[dict[str, Any]] = []
+    events: tuple[dict[str, Any], ...] = ()
     ended: bool = False
     duration_ns: int = 0
     status: str = "ok"
     kept: tuple[str, str] | None = None
+    written: bool = False  # whether the journal has its end
 
 
-class Charge(msgspec.Struct, array_like=True):
+class Charge(msgspec.Struct, array_like=True, gc=False):
     """One charge of one attempt, as it is recorded."""
 
     span_id: str
@@ -140,7 +148,7 @@ class Recorder:
         fields = {} if fields is None else fields
         span = OpenSpan(span_id, above, seq, clean, kind, operation, wall_ns, mono_ns, fields)
         self._spans.append(span)
-        self._add(("open", span))
+        self._add(span)
         return span
 
     def end(
@@ -169,22 +177,22 @@ class Recorder:
         told = span.attributes
         if told and not _FLAT.issuperset(map(type, told.values())):
             # The agent may change it before it is written, and no method of it is asked then.
-            span.attributes = msgspec.json.decode(canonical_json(told))
-        self._add(("close", span))
+            span.attributes = read_json(canonical_json(told))
+        self._add(span)
 
-    def _written(self, record: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Return a record as the journal writes it; None for one that needs no place there."""
-        kind = record[0]
-        if kind == "close":
-            self._clean(record[1])
-        elif kind == "open":
-            span: OpenSpan = record[1]
-            # Attributes and events are not redacted yet: they stay out.
-            return None if span.ended else (
-                "open", span.span_id, span.parent_span_id, span.seq, span.name, span.kind,
-                span.operation, span.start_unix_ns, span.start_mono_ns, span.fields,
-            )  # fmt: skip
-        return record
+    def _written(self, span: OpenSpan) -> tuple[Any, ...] | None:
+        """Return the record of a span as the journal writes it; None where it has that already."""
+        if span.ended:
+            if span.written:
+                return None  # its beginning and its end came in one write
+            span.written = True
+            self._clean(span)
+            return ("close", span)
+        # Attributes and events are not redacted yet: they stay out.
+        return (
+            "open", span.span_id, span.parent_span_id, span.seq, span.name, span.kind,
+            span.operation, span.start_unix_ns, span.start_mono_ns, span.fields,
+        )  # fmt: skip
 
     def _clean(self, span: OpenSpan) -> None:
         """Redact what a span was told. Doing it again changes nothing."""
@@ -192,14 +200,14 @@ class Recorder:
         if names.FOREIGN in told:
             # What content a span of another library may bring, `foreign` has decided by its names.
             span.attributes = self.redactor.value(told)
-            span.events = [self.redactor.value(event) for event in events]
+            span.events = tuple(self.redactor.value(event) for event in events)
         elif span.kept is None:
             kept = self.redactor.metadata
             span.kept = (
                 canonical_text(kept(told)) if told else "{}",
                 canonical_text([kept(event) for event in events]) if events else "[]",
             )
-            span.attributes, span.events = {}, []
+            span.attributes, span.events = {}, ()
 
     def learn(self, tools: Any) -> None:
         """Take what tool schemas mark `x-pii: true` out of everything that is kept from now on."""
@@ -323,12 +331,12 @@ class Recorder:
         self.journal, self._add = None, self._too_late
         self.flush = self.soon = _nothing
 
-    def _too_late(self, record: tuple[Any, ...]) -> None:
+    def _too_late(self, record: OpenSpan | tuple[Any, ...]) -> None:
         self.late += 1
         if self.late == 1:
             log.warning(
                 "run %s has ended, or is another process's: a %s is not recorded; open a run here",
-                self.run_id, record[0],
+                self.run_id, "span" if isinstance(record, OpenSpan) else record[0],
             )  # fmt: skip
 
     def bodies(self) -> dict[str, bytes]:
@@ -399,7 +407,7 @@ def draft_of(
     )
 
 
-def _nowhere(record: tuple[Any, ...]) -> None:
+def _nowhere(record: OpenSpan | tuple[Any, ...]) -> None:
     """Take a record where there is no journal."""
 
 
