@@ -61,7 +61,6 @@ def pack_show(name: str, store: str | None, as_json: bool) -> None:
     """Show one pack: its facts and its spans as a tree."""
     from towerkit.packs.admissible import reasons
     from towerkit.packs.summary import summarise
-    from towerkit.rca import span_tree
 
     found = open_store(store).pack(name)
     summary, why = summarise(found), reasons(found)
@@ -72,9 +71,7 @@ def pack_show(name: str, store: str | None, as_json: bool) -> None:
         click.echo(line)
     if why:
         click.echo(_why(why).strip())
-    for row in span_tree(found.frame("spans")):
-        mark = "" if row.status == "ok" else f"  {row.status}: {row.error_class}"
-        click.echo(f"{'  ' * row.depth}{safe_text(row.name)} {row.duration_s:.3f}s{mark}")
+    click.echo(repr(found.tree))
 
 
 @pack.command("recover")

@@ -28,6 +28,8 @@ from towerkit.packs.writer import day_of, manifest_bytes
 if TYPE_CHECKING:
     import polars as pl
 
+    from towerkit.packs.browse import Tree
+
 RUN_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _ROWS_AT_ONCE = 1024  # as Python objects, which take several times what the frame does
 _LATEST_NS = 253_402_300_799 * 10**9  # the end of the year 9999: the last day a folder can name
@@ -167,6 +169,18 @@ class Pack:
             if row >= len(leaves) or leaves[row].hex() != known["now"]:
                 raise PackError(f"{path}: row {row} is not as its redaction left it")
             leaves[row] = bytes.fromhex(known["leaf"])
+
+    @property
+    def spans(self) -> pl.DataFrame:
+        """The run's spans, in the order they started, without salts."""
+        return self.frame("spans").drop("salt").sort("seq")
+
+    @property
+    def tree(self) -> Tree:
+        """The run's spans as a tree."""
+        from towerkit.packs.browse import Tree  # noqa: PLC0415  who reads packs in bulk draws none
+
+        return Tree(self.frame("spans"))
 
     @cached_property
     def bodies(self) -> dict[str, bytes]:

@@ -28,6 +28,8 @@ from towerkit.packs.writer import Draft, Row, commit, write_parquet
 if TYPE_CHECKING:
     import polars as pl
 
+    from towerkit.packs.browse import Runs
+
 __all__ = ["Pack", "Store", "open_pack"]
 
 
@@ -87,6 +89,12 @@ class Store:
         if self.root.exists() and not self.root.is_dir():
             raise StoreError(f"cannot read store {self.root}: it is a file, not a folder")
         return [open_pack(folder) for folder in self.folders()]
+
+    def runs(self) -> Runs:
+        """Return the runs of the store, newest first, to look at."""
+        from towerkit.packs.browse import Runs  # noqa: PLC0415  only who looks
+
+        return Runs(self.packs())
 
     def select(self, selection: Selection | str) -> list[Pack]:
         """Return the packs that match; raise `SelectionError` listing what the store holds."""

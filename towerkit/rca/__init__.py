@@ -4,7 +4,7 @@ Rule: an association is named as one. A run that infrastructure ended, or that n
 undecided: it is counted apart and is evidence for neither side.
 """
 
+from towerkit.packs.tree import SpanRow, span_tree
 from towerkit.rca.contrast import Contrast, RcaReport, failing_vs_passing
-from towerkit.rca.tree import SpanRow, span_tree
 
 __all__ = ["Contrast", "RcaReport", "SpanRow", "failing_vs_passing", "span_tree"]

@@ -30,6 +30,7 @@ from towerkit.telemetry.journal import Mode
 from towerkit.telemetry.outbox import Outbox
 
 if TYPE_CHECKING:
+    from towerkit.packs.browse import Runs
     from towerkit.runtime.shared_breakers import RedisBreakers
     from towerkit.telemetry.foreign import Place
     from towerkit.telemetry.processor import TowerSpanProcessor
@@ -154,6 +155,14 @@ class Tower:
             identity=identity, source=source, executor=executor, keep=keep,
             traceparent=traceparent, baggage=baggage,
         )  # fmt: skip
+
+    @property
+    def runs(self) -> Runs:
+        """The runs of the tower's store, newest first: show them in a notebook, open one by its id.
+
+        `tower.runs.where("release=v7")`, `tower.runs.frame`, `tower.runs[0].tree`.
+        """
+        return self.store.runs()
 
     # -- decorators --------------------------------------------------------------------------------
 
