@@ -27,7 +27,8 @@ _SHOWN = 50  # rows in a notebook; `frame` has them all
 _BAD = {"ok": "", "completed": ""}  # anything else is marked
 _STYLE = (
     "<style>.tk td,.tk th{text-align:left;padding:1px 10px 1px 0;white-space:nowrap;"
-    "font-variant-numeric:tabular-nums}.tk .n{text-align:right}.tk caption{text-align:left}.tk .bad{color:#b3261e}"
+    "font-variant-numeric:tabular-nums}.tk .n{text-align:right}.tk caption{text-align:left}"
+    ".tk .bad{color:#b3261e}"
     ".tk .bar{display:inline-block;height:.6em;min-width:1px;background:#3b6ea8}"
     ".tk .bad .bar{background:#b3261e}.tk .w{width:200px;padding:0}</style>"
 )
