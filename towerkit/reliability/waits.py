@@ -4,8 +4,9 @@ Rule: only a finite wait of zero or more seconds is believed; anything else is n
 in time needs to know what time it is: without `now_unix_s` it is no answer either, and one that is
 past asks for no wait.
 
-In order: `retry-after-ms`, `retry-after` (seconds or an HTTP date), `RetryInfo.retryDelay` of
-Google's bodies, `x-ratelimit-reset-*` (of the limits that are used up), the message.
+In order: `retry-after-ms`, `retry-after` (seconds or an HTTP date), the body's field
+(`RetryInfo.retryDelay` of Google's, `retry_after` of others), `x-ratelimit-reset-*` (of the limits
+that are used up), the message.
 """
 
 from __future__ import annotations
@@ -18,7 +19,12 @@ from email.utils import parsedate_to_datetime
 _SPAN = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*(ms|milliseconds?|seconds?|secs?|s|minutes?|mins?|m|hours?|h|d)")  # fmt: skip  # noqa: E501
 _SPANS = re.compile(rf"(?:{_SPAN.pattern}\s*)+")
 _UNITS = {"ms": 0.001, "mi": 60.0, "m": 60.0, "s": 1.0, "h": 3600.0, "d": 86400.0}
-_DELAY = re.compile(r"""["']?(?:retry_?delay|estimated_time)["']?\s*:\s*(?:\{\s*["']?seconds["']?\s*:\s*)?["']?(\d{1,9}(?:\.\d{1,9})?)""", re.IGNORECASE)  # fmt: skip  # noqa: E501
+# Fields of bodies: Google's retryDelay, Hugging Face's estimated_time, retry_after of others.
+_DELAY = re.compile(
+    r"""["']?\b(?:retry_?delay|estimated_time|retry_?after(?:_?(?:s|secs|seconds|(?P<ms>ms)))?)["']?"""
+    r"""\s*:\s*(?:\{\s*["']?seconds["']?\s*:\s*)?["']?(?P<wait>\d{1,9}(?:\.\d{1,9})?)(?![\d-])""",
+    re.IGNORECASE,
+)
 _ASKED = re.compile(
     r"(?:try again in|retry after|retry in|please wait|wait for)\s+(?:about\s+)?"
     rf"((?:{_SPAN.pattern}\s*){{1,4}})",
@@ -44,7 +50,7 @@ def asked_wait(
         if name in headers and (wait := read(headers[name].strip())) is not None:
             return wait
     if (delay := _DELAY.search(text)) is not None:
-        return _number(delay[1])
+        return _scaled(delay["wait"], 0.001 if delay["ms"] else 1.0)
     if throttled and (wait := _reset(headers, now_unix_s)) is not None:
         return wait
     asked = _ASKED.search(text) if throttled else None
