@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes is the machine's business: benchmarks measure, tests do not.
+settings.register_profile("towerkit", deadline=None)
+settings.load_profile("towerkit")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

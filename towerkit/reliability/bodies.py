@@ -420,8 +420,11 @@ _TOOL_HEAD = re.compile(
 )
 _TOOL_SIDE = frozenset({"tool_args_invalid", "tool_unknown", "tool_timeout"})
 _VALIDATION = re.compile(r"\d validation errors? for")
-# How tools that answer in text begin what went wrong: one line, no class name, no code.
-_TOOL_SAYS = re.compile(r"error: [a-z0-9'\"][^\n]{2,300}\Z", re.DOTALL)
+_NOT_VALID = re.compile(r"error: \d+ validation errors? for", re.IGNORECASE)
+# How tools answer in text what went wrong: one line or a field of its own, no class name, no code.
+_TOOL_SAYS = re.compile(r"error: (?:the )?[\w'\"][^\n]{2,300}\Z", re.IGNORECASE)
+_TOOL_FIELDS = frozenset({"error", "success", "ok", "isError", "is_error"})
+_OF_A_MODEL = re.compile(r"\b(?:models?|tokens?|messages?|prompts?|parameters?|api|requests?)\b", re.IGNORECASE)  # fmt: skip  # noqa: E501
 
 
 def judge_tool(text: str, rest: str) -> str | None:
@@ -452,11 +455,28 @@ def judge_words(text: str, rest: str | None = None) -> str | None:
     return "agent_bug" if name in {None, "invalid_request"} and code_words(rest) else name
 
 
-def judge_rest(text: str, *, code: bool) -> str:
-    """Return the row of a text of which nothing else is known."""
-    if _TOOL_SAYS.match(text.strip()[:400].replace("Error:", "error:", 1)) is not None:
-        return "tool_failed"
-    return "agent_bug" if code else "unknown"
+def judge_answer(raw: Any, name: str) -> str:
+    """Return the row of what may be a tool's answer, `name` being that of its words alone.
+
+    Words that providers are known for keep their row; what could be anything is the tool's.
+    """
+    parsed = _parsed(raw) if isinstance(raw, str) else raw
+    if isinstance(parsed, dict):
+        said = parsed.get("error")
+        vague = {"unknown", "agent_bug", "malformed_response", "invalid_request"}
+        if not isinstance(said, str) or parsed.keys() - _TOOL_FIELDS or name not in vague:
+            return name
+    else:
+        said = raw.strip() if isinstance(raw, str) else ""
+        if name not in {"unknown", "invalid_request"}:
+            return name
+        if _NOT_VALID.match(said) is not None:
+            return "tool_args_invalid"
+        if _TOOL_SAYS.match(said) is None:
+            return name
+    if name == "invalid_request" and _OF_A_MODEL.search(said) is not None:
+        return name
+    return "tool_args_invalid" if _VALIDATION.search(said) is not None else "tool_failed"
 
 
 def grpc_code(error: Any) -> str | None:

@@ -22,10 +22,10 @@ from towerkit.reliability.bodies import (
     CUT_BY,
     Evidence,
     grpc_code,
+    judge_answer,
     judge_facts,
     judge_mcp,
     judge_named,
-    judge_rest,
     judge_tool,
     judge_words,
     plain_code,
@@ -133,6 +133,8 @@ def classify_log(
     if status is not None and status >= 400 and seen.status is None:
         seen = msgspec.structs.replace(seen, status=status)
     name = _judge_text(seen)
+    if seen.status is None:
+        name = judge_answer(raw, name)
     wait = asked_wait({}, seen.text, now_unix_s=now_unix_s, throttled=name in _THROTTLES)
     return Failure(error_class=name, error_type="", retry_after_s=wait, sent=_sent(name))
 
@@ -326,7 +328,7 @@ def _judge_text(seen: Evidence) -> str:
         or named(words, GENERAL)
         or family(inner)
         or decisive
-        or judge_rest(seen.text, code=code)
+        or ("agent_bug" if code else "unknown")
     )
 
 
