@@ -6,8 +6,10 @@ Paced: runs follow each other once the workers of both sides are idle.
 
 `leaf`: time on the agent's thread for one leaf, journal `sync` and `grouped`. `journal_cpu`: CPU of
 the whole process per span until it is redacted and durable. `pack_cpu`: until it is in a sealed
-pack. `burst`: as many spans as fit into one run without a pause; drops and growth of memory.
-Rounds are interleaved; one JSON line with medians and ratios. Peers live in `.venv-peers`.
+pack. Rounds are interleaved; one JSON line with medians and ratios. Peers live in `.venv-peers`.
+
+`--burst N`: instead, N spans without a pause, runs of 41 one after the other, journal `grouped`:
+how many are in no pack, and how much memory grew after the first runs.
 """
 
 from __future__ import annotations
@@ -109,6 +111,36 @@ report([g[0] for g in got], sum(g[1] for g in got) / runs)
 """
 
 
+BURST = """
+from towerkit.runtime.tower import Tower
+def resident():
+    with open("/proc/self/status") as status:
+        return next(int(l.split()[1]) for l in status if l.startswith("VmHWM")) // 1024
+tower, dropped, kept = Tower(store="store", journal="grouped", durable=False), 0, []
+values = made(0)
+def one():
+    with tower.run("bench") as run:
+        for v in values:
+            with run.step("leaf", v):
+                pass
+    return run
+def lost(run):
+    import shutil
+    gone = LEAVES + 1 - run.evidence.spans_in_pack
+    shutil.rmtree(run.pack.folder)
+    return gone
+for _ in range(200): lost(one())
+before, begun = resident(), time.perf_counter()
+for i in range(runs):
+    kept.append(one())
+    if len(kept) == 40: dropped += lost(kept.pop(0))
+dropped += sum(map(lost, kept))
+print(json.dumps({"benchmark": "spans_burst", "spans": runs * (LEAVES + 1), "dropped": dropped,
+                  "rss_growth_mb": resident() - before,
+                  "seconds": round(time.perf_counter() - begun)}))
+"""
+
+
 def measure(python: Path, code: str, *arguments: object) -> dict[str, float]:
     """Return what a script prints."""
     with tempfile.TemporaryDirectory() as here:
@@ -127,7 +159,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--runs", type=int, default=60)
+    parser.add_argument("--burst", type=int, default=0, metavar="N")
     options = parser.parse_args()
+    if options.burst:
+        print(json.dumps(measure(Path(sys.executable), BURST, -(-options.burst // 41))))
+        return
     theirs, mine = peers(), Path(sys.executable)
     rounds = [
         {

@@ -118,6 +118,31 @@ run.pack
     assert found.pack.manifest["spans"]["aborted"] == 0
 
 
+def test_what_began_and_ended_in_one_write_is_recovered(tmp_path):
+    """With a grouped journal a short run is one write: no beginning stands in it alone."""
+    script(tmp_path, """
+from towerkit.packs import store
+def never(*a, **k):
+    run.recorder.journal.write()
+    assert run.evidence_in_journal() == 3
+    os.kill(os.getpid(), signal.SIGKILL)
+store.Store.commit = never
+tower.journal = "grouped"
+from towerkit.telemetry.journal import span_ids
+from towerkit.runtime.run import Run
+Run.evidence_in_journal = lambda run: len(span_ids(run.recorder.journal.path))
+with tower.run("x") as run:
+    with run.step("s", {"n": 1}):
+        pass
+    with run.step("t"):
+        pass
+run.pack
+""", expected=-signal.SIGKILL)  # fmt: skip
+    (found,) = recover(Store(tmp_path), salt_seed=b"s")
+    assert held(found.pack) == {("run", "x"): "ok", ("step", "s"): "ok", ("step", "t"): "ok"}
+    assert found.pack.frame("spans")["attributes"].to_list()[1] == '{"n":1}'
+
+
 def test_a_fork_leaves_the_run_to_its_parent(tmp_path):
     """The child ends and seals nothing of it, says so once, and opens a run of its own."""
     done = script(tmp_path, """

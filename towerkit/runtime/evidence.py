@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from towerkit.telemetry.journal import records
+from towerkit.telemetry.journal import span_ids
 
 if TYPE_CHECKING:
     from towerkit.runtime.run import Run
@@ -51,7 +51,7 @@ def evidence_of(run: Run) -> Evidence:
         started, in_pack = counts["started"], counts["started"] - counts["dropped"]
     elif journal is not None:
         try:
-            in_journal = sum(kind == "open" for kind, *_ in records(journal.path))
+            in_journal = len(span_ids(journal.path))
         except OSError as error:
             problems.append(f"journal: {error.strerror}")
     if recorder.late:

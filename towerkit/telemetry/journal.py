@@ -35,6 +35,9 @@ MAGIC = b"towerkit journal 1\n"
 SUFFIX = ".journal"
 FRAME = struct.Struct("<II")
 GROUP_S = 0.05
+# Records that may wait for the writer: whoever adds more writes them, so memory is bounded and an
+# agent that is faster than the disk goes at the disk's pace.
+MOST_WAITING = 4096
 
 Mode = Literal["sync", "grouped", "off"]
 _encode = msgspec.msgpack.Encoder().encode
@@ -50,8 +53,8 @@ class Journal:
 
     `sync`: `flush` returns when the operating system has the records, so a kill of the process
     loses nothing that was acknowledged. `grouped`: they are handed to a writer thread, and a kill
-    may lose the last 50 ms. In both, `durable` syncs the file to the disk every 50 ms, for what
-    a power failure may take.
+    may lose the last 50 ms; more than `MOST_WAITING` do not wait. In both, `durable` syncs the file
+    to the disk every 50 ms, for what a power failure may take.
     """
 
     def __init__(self, store: Path, run_id: str, *, mode: Mode, durable: bool) -> None:
@@ -84,7 +87,7 @@ class Journal:
 
     def flush(self) -> None:
         """Bring what was added to the operating system, or to the writer in grouped mode."""
-        if not self._grouped:
+        if not self._grouped or len(self._records) > MOST_WAITING:
             self.write()
         if not self.due and (self._grouped or (self._durable and self._file is not None)):
             _WRITER.wake(self)
@@ -247,6 +250,11 @@ def records(path: Path) -> Iterator[tuple[Any, ...]]:
             return
         yield from msgspec.msgpack.decode(payload, type=list[tuple[Any, ...]])
         at += FRAME.size + length
+
+
+def span_ids(path: Path) -> set[str]:
+    """Return the ids of the spans that a journal knows, ended or not."""
+    return {r[1] if r[0] == "open" else r[1][0] for r in records(path) if r[0] in {"open", "close"}}
 
 
 def abandoned(store: Path) -> Iterator[Path]:

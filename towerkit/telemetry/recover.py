@@ -74,13 +74,16 @@ def read_draft(path: Path, *, salt_seed: bytes) -> Draft | None:
             tape.append(tuple(rest[0]))
         elif kind == "content":
             content[rest[0]] = (rest[1], rest[2])
-    if header is None or not opened:
+    known = [
+        *opened.values(),
+        *ended.values(),
+    ]  # begun and ended in one write: only its end is there
+    if header is None or not known:
         return None
-    begun = min(span.start_mono_ns for span in opened.values())
+    begun = min(span.start_mono_ns for span in known)
     open_ids = opened.keys() - ended.keys()
     last = end_as_aborted(
-        [opened[i] for i in open_ids], [*opened.values(), *ended.values()],
-        simulated=header["simulated"],
+        [opened[i] for i in open_ids], known, simulated=header["simulated"]
     )  # fmt: skip
     spans, charges = settle([*ended.values(), *(opened[i] for i in open_ids)], charges, priced=True)
     costs = [charge.cost for charge in charges]
