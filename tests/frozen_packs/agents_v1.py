@@ -105,7 +105,7 @@ def _tower(store: Path, seed: int, **options: Any) -> Tower:
 
 
 def _run(store: Path, seed: int, agent: Callable[[Any, Any], None] = clerk, *, task: Any = TASK,
-         faults: Any = (), ends_in: tuple[type[Exception], ...] = (), **options: Any) -> Path:  # fmt: skip
+         faults: Any = (), ends_in: Any = (), **options: Any) -> Path:  # fmt: skip
     run = _tower(store, seed, **options).run("orders", task=task, faults=faults)
     with contextlib.suppress(*ends_in), run:
         agent(run, task)
