@@ -15,14 +15,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from tests.frozen_packs.agents_v1 import RUNS  # noqa: E402
-from towerkit.packs.admissible import reasons  # noqa: E402
-from towerkit.packs.reader import Pack, open_pack  # noqa: E402
-from towerkit.packs.signing import make_key, public_key_of  # noqa: E402
-from towerkit.packs.tables import FORMAT_VERSION, PACK_TABLES  # noqa: E402
+from tests.frozen_packs.agents_v1 import RUNS
+from towerkit.packs.admissible import reasons
+from towerkit.packs.reader import Pack, open_pack
+from towerkit.packs.signing import make_key, public_key_of
+from towerkit.packs.tables import FORMAT_VERSION, PACK_TABLES
+
+HERE = Path(__file__).resolve().parent
 
 
 def said_of(pack: Pack, keys: list[bytes], *, replays: bool) -> dict[str, Any]:

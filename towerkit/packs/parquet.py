@@ -154,7 +154,7 @@ def _chunk_bytes(meta: Any, data: bytes, varies: bool, where: str) -> int:  # no
     start = _int(meta, 9, where)
     if 11 in meta:
         first, start = start, _int(meta, 11, where)
-        if start > first:
+        if rows and start > first:
             raise PackError(f"{where}: a dictionary stands behind its values: it was changed")
     end = start + packed
     if not 4 <= start <= end <= len(data):
