@@ -12,6 +12,7 @@ import pytest
 
 from tests.agents import recorded
 from towerkit.cli import cli
+from towerkit.packs.committer import wait_for_commits
 from towerkit.packs.tables import PACK_TABLES, SCORES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -87,6 +88,7 @@ def test_the_stand_ins_of_the_reliability_page_answer(tmp_path, monkeypatch, cap
     for code in blocks("docs/reliability.md", "python"):
         exec(compile(code, "docs/reliability.md", "exec"), {})
     assert capsys.readouterr().out == "human 2 connect_failed\n"
+    wait_for_commits(Path("store"))  # a relative name means another folder after this test
 
 
 def test_the_page_of_models_shows_what_happens(tmp_path, monkeypatch, capsys):
@@ -95,3 +97,4 @@ def test_the_page_of_models_shows_what_happens(tmp_path, monkeypatch, capsys):
     for code in blocks("docs/howto/models.md", "python"):
         exec(compile(code, "docs/howto/models.md", "exec"), {})
     assert capsys.readouterr().out == "It was sent on Monday. 2\n"
+    wait_for_commits(Path("store"))

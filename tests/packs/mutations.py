@@ -194,7 +194,7 @@ def _edited(rng, frame: pl.DataFrame) -> pl.DataFrame | None:
     )
     at, values = rng.randrange(n), frame[column].to_list()
     old = values[at]
-    values[at] = {pl.Int64: lambda: (old or 0) + 1, pl.Boolean: lambda: not old}.get(
+    values[at] = {pl.Int64: lambda: (old or 0) ^ 1, pl.Boolean: lambda: not old}.get(
         frame[column].dtype, lambda: f"{old}x"
     )()
     return frame.with_columns(pl.Series(column, values, dtype=frame[column].dtype))

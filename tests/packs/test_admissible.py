@@ -6,40 +6,72 @@ import pytest
 from click.testing import CliRunner
 
 from tests.agents import recorded
+from tests.packs.broken import BREAKS, Open, content, inside
+from tests.packs.test_frozen_packs import EXPECTED, STORES
 from towerkit.cli import cli
-from towerkit.packs.admissible import reasons
+from towerkit.packs.admissible import RULES, Facts, reasons
 from towerkit.packs.reader import open_pack
 from towerkit.packs.store import Store
-from towerkit.packs.tables import PACK_TABLES
-from towerkit.packs.writer import Draft
+
+FAULTS = [
+    {"target": "model:sim-clerk-large", "at": [1, 2, 3], "kind": "overloaded"},
+    {"target": "tool:look_up", "at": [1], "kind": "slow", "delay_s": 30},
+]
 
 
-def test_a_recorded_run_is_evidence(tmp_path):
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """Return a run with retries, a fallback and a time-out: every rule has something to look at."""
+    return recorded(tmp_path_factory.mktemp("good"), faults=FAULTS)
+
+
+def test_a_recorded_run_is_evidence(good):
     """A whole run gives no reason against it, and lint says so."""
-    pack = recorded(tmp_path)
-    assert reasons(pack) == ()
-    done = CliRunner().invoke(cli, ["pack", "lint", "--store", str(tmp_path)])
+    assert reasons(good) == ()
+    store = good.folder.parent.parent.parent
+    done = CliRunner().invoke(cli, ["pack", "lint", "--store", str(store)])
     assert (done.exit_code, "1 of 1 packs are admissible" in done.output) == (0, True)
 
 
-@pytest.mark.parametrize(
-    ("table", "row", "column", "value"),
-    [("costs", 0, "input_tokens", 7), ("spans", 2, "duration_ns", 10**15),
-     ("spans", 3, "parent_span_id", "00000000000000aa"),
-     ("inputs", 1, "response_digest", "0" * 32)],
-)  # fmt: skip
-def test_tables_that_disagree_are_no_evidence(tmp_path, table, row, column, value):
-    """A pack whose digests hold and whose tables do not fit each other is inadmissible."""
-    pack = recorded(tmp_path / "a")
-    rows = {n: [list(r[:-1]) for r in pack.frame(n).rows()] for n in PACK_TABLES}
-    rows[table][row][PACK_TABLES[table].names.index(column)] = value
-    head = {k: v for k, v in pack.manifest.items() if k not in {"format", "tables", "root"}}
-    draft = Draft(
-        manifest=head, salt_seed=b"s", **{n: [tuple(r) for r in v] for n, v in rows.items()}
-    )
-    changed = Store(tmp_path / "b").commit(draft, durable=False)
-    open_pack(changed.folder).verify()
-    assert reasons(changed)
-    done = CliRunner().invoke(cli, ["pack", "lint", "--store", str(tmp_path / "b")])
-    assert done.exit_code == 1
-    assert "inadmissible" in done.output
+def test_every_rule_is_broken_below():
+    """A rule that nobody breaks in a test might never find anything."""
+    assert [rule.name for rule in RULES] == list(BREAKS)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_a_rule_finds_what_breaks_only_it(tmp_path, good, rule):
+    """It holds on the whole run; on one that breaks it, its name and a sentence are the reason."""
+    assert rule.applies(Facts(good))
+    assert list(rule.broken(Facts(good))) == []
+    changed = Open(good)
+    BREAKS[rule.name](changed)
+    pack = changed.sealed(tmp_path)
+    open_pack(pack.folder).verify()
+    (reason,) = reasons(pack)
+    name, _, sentence = reason.partition(": ")
+    assert name == rule.name
+    assert len(sentence) > 20
+    done = CliRunner().invoke(cli, ["pack", "lint", "--store", str(tmp_path)])
+    assert (done.exit_code, "inadmissible" in done.output, reason[:200] in done.output) == (
+        1, True, True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED["v1"]["packs"]))
+def test_rules_answer_on_every_frozen_pack(name):
+    """Each rule that applies says a list of sentences, whatever made the pack."""
+    facts = Facts(Store(STORES["v1"]).pack(EXPECTED["v1"]["packs"][name]["run_id"]))
+    broken = [r.name for r in RULES if r.applies(facts) and list(r.broken(facts))]
+    assert broken == EXPECTED["v1"]["packs"][name]["broken_rules"]
+
+
+def test_what_a_source_cannot_have_is_not_asked(tmp_path, good):
+    """Times of several clocks and content that was not kept break no rule about them."""
+    other = Open(good)
+    other.manifest["clock"] = "recorded"
+    inside(other)
+    assert reasons(other.sealed(tmp_path / "a")) == ()
+    other = Open(good)
+    other.manifest["redactor"] = other.manifest["redactor"] | {"capture": "digests"}
+    content(other)
+    assert reasons(other.sealed(tmp_path / "b")) == ()

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from towerkit.core.errors import PackError, StoreError
 from towerkit.packs.tables import PACK_TABLES, SCORES, Column, Table
 from towerkit.packs.validate import (
+    FEW_ROWS,
     MUST_HAVE_ROWS,
     check,
     check_with_pandera,
+    fast_rule,
     holds,
     polars_schema,
     rows_hold,
@@ -87,6 +89,12 @@ def as_rows(rows: list[tuple], table: Table) -> bool:
     return rows_hold(rows, list(zip(*rows, strict=True)), table)
 
 
+def as_frame(rows: list[tuple], table: Table) -> bool:
+    """Ask the expression that judges long frames."""
+    frame = framed(table, rows)
+    return bool(frame.select(fast_rule(table)).item()) if rows else as_rows(rows, table)
+
+
 def pandera_takes(frame: pl.DataFrame, table: Table) -> bool:
     """Ask Pandera itself."""
     try:
@@ -99,9 +107,19 @@ def pandera_takes(frame: pl.DataFrame, table: Table) -> bool:
 @given(tables())
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_rows_and_frames_are_judged_alike(drawn):
-    """The check at writing and the check at reading never disagree."""
+    """The check at writing and both at reading, of short frames and of long, never disagree."""
     table, rows = drawn
-    assert as_rows(rows, table) == holds(framed(table, rows), table)
+    assert as_rows(rows, table) == as_frame(rows, table) == holds(framed(table, rows), table)
+
+
+@pytest.mark.parametrize("height", [FEW_ROWS, FEW_ROWS + 1])
+def test_a_long_frame_is_judged_like_a_short_one(height):
+    """One broken value is found on both sides of where the check changes."""
+    good = ("0" * 32, "text/plain", 1, b"x", b"s" * 16)
+    frame = framed(TABLES["content"], [good] * height)
+    assert holds(frame, TABLES["content"])
+    sizes = pl.Series("size", [1] * (height - 1) + [-1])
+    assert not holds(frame.with_columns(sizes), TABLES["content"])
 
 
 @given(tables())

@@ -109,6 +109,8 @@ def test_the_root_cause_notebook_names_the_planted_tool(store, tmp_path) -> None
 
 def test_the_gate_notebook_gives_the_verdict_of_the_gate(store, tmp_path) -> None:
     """Its result is what `judge` says of the same evidence, and the page opens with it."""
+    import html
+
     import msgspec
 
     from towerkit.gate import gather, judge, load_rules
@@ -130,6 +132,10 @@ def test_the_gate_notebook_gives_the_verdict_of_the_gate(store, tmp_path) -> Non
     assert body.startswith(f'<p class="banner {verdict.verdict}"')
     assert "Simulated" in body
     assert "[reliability]" in body
+    left_out = [*verdict.inputs["candidate"]["inadmissible"].items(),
+                *verdict.inputs["baseline"]["inadmissible"].items()]  # fmt: skip
+    assert f"{len(left_out)} of {len(left_out)} inadmissible runs" in body
+    assert all(run in body and html.escape(why[:60]) in body for run, why in left_out)
 
 
 def test_the_replay_notebook_reports_equality_and_divergence(tmp_path) -> None:

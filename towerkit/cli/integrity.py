@@ -24,21 +24,32 @@ if TYPE_CHECKING:
     "--key", "keys", multiple=True, metavar="PUBLIC",
     help="A public key, or a file of one: each pack must be signed by one of these.",
 )  # fmt: skip
+@click.option(
+    "--allow-unsigned-redactions", "unsigned", is_flag=True,
+    help="With --key: take rows that were redacted by nobody knows whom.",
+)  # fmt: skip
 @store_option
 @json_option
 def pack_verify(
-    names: tuple[str, ...], keys: tuple[str, ...], store: str | None, as_json: bool
+    names: tuple[str, ...], keys: tuple[str, ...], unsigned: bool, store: str | None, as_json: bool
 ) -> None:
-    """Check every file, row and root of packs (default: all); exit 1 when one does not hold."""
+    """Check every file, row and root of packs (default: all); exit 1 when one does not hold.
+
+    With a key, a pack that is not signed with it does not hold, nor does one with redactions that
+    are not.
+    """
+    from towerkit.core.errors import UsageError
     from towerkit.packs.signing import public_key_of
 
+    if unsigned and not keys:
+        raise UsageError("--allow-unsigned-redactions goes with --key: without one none is checked")
     target, trusted = open_store(store), [public_key_of(k) for k in keys]
     problems: dict[str, str] = {} if names else target.oddities()
     folders = [target.folder(n) for n in names] if names else target.folders()
     held: dict[str, Verified] = {}
     for folder in folders:
         try:
-            held[str(folder)] = _verified(target, folder, trusted)
+            held[str(folder)] = _verified(target, folder, trusted, unsigned=unsigned)
         except TowerError as error:
             problems[str(folder)] = str(error)
     if as_json:
@@ -52,7 +63,7 @@ def pack_verify(
         sys.exit(1)
 
 
-def _verified(store: Store, folder: Path, keys: list[bytes]) -> Verified:
+def _verified(store: Store, folder: Path, keys: list[bytes], *, unsigned: bool) -> Verified:
     from towerkit.core.errors import PackError
     from towerkit.packs.reader import open_pack
 
@@ -60,7 +71,7 @@ def _verified(store: Store, folder: Path, keys: list[bytes]) -> Verified:
     misplaced = store.misplaced(found)
     if misplaced:
         raise PackError(misplaced)
-    return found.verify(keys)
+    return found.verify(keys, allow_unsigned_redactions=unsigned)
 
 
 def _say_redacted(held: dict[str, Verified]) -> None:

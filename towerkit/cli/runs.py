@@ -44,12 +44,15 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
 
     def lines(self) -> list[str]:
         """Return the five lines, then where things are."""
+        from towerkit.gate import left_out
+
         rates = f"golden={_percent(self.golden)} adversarial={_percent(self.adversarial)}"
         word = self.verdict["verdict"]
         lines = [*self.summary.lines(), f"[eval] {rates}", f"[gate] {word}"]
         if word != "PASS":
             bad = [r for r in self.verdict["rules"] if r["outcome"] in {"hold", "fail"}]
             lines += [f"  {r['outcome']} {r['name']}: {safe_text(r['reason'])}" for r in bad]
+        lines += left_out(self.verdict["inputs"])
         if self.simulated:
             lines.append("simulated: model, clock, faults and prices; no provider was called")
         return [*lines, f"pack: {self.pack}", f"scorecard: {self.scorecard}"]
@@ -177,7 +180,7 @@ def gate(
 ) -> None:  # fmt: skip
     """Execute the gate notebook and exit with its verdict: 0 PASS, 3 HOLD, 4 FAIL."""
     from towerkit.core.canonical import digest_of
-    from towerkit.gate import load_rules
+    from towerkit.gate import left_out, load_rules
     from towerkit.report import run_notebook
 
     load_rules(rules)
@@ -199,6 +202,8 @@ def gate(
         click.echo(f"[gate] {verdict['verdict']}")
         for rule in verdict["rules"]:
             click.echo(f"  {rule['outcome']:<12} {rule['name']}: {safe_text(rule['reason'])}")
+        for line in left_out(verdict["inputs"]):
+            click.echo(line)
         click.echo(f"scorecard: {report.html}")
     leave_with(verdict)
 

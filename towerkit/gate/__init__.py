@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from towerkit.gate.evidence import Evidence, Side, gather
 from towerkit.gate.rules import METRICS, Rule, load_rules
-from towerkit.gate.verdict import EXIT_CODES, RuleResult, Verdict, judge
+from towerkit.gate.verdict import EXIT_CODES, RuleResult, Verdict, judge, left_out
 
 __all__ = [
     "EXIT_CODES",
@@ -20,5 +20,6 @@ __all__ = [
     "Verdict",
     "gather",
     "judge",
+    "left_out",
     "load_rules",
 ]

@@ -7,7 +7,7 @@ the `Verdict`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import fsum
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from towerkit.core.canonical import digest_of
 from towerkit.gate.evidence import CaseKey, Evidence, Outcome, Side
 from towerkit.gate.intervals import Interval, geometric_ratio, tango, wilson
 from towerkit.gate.rules import Rule
+from towerkit.privacy.safe_text import safe_text
 
 Word = Literal["PASS", "HOLD", "FAIL"]
 EXIT_CODES: dict[str, int] = {"PASS": 0, "HOLD": 3, "FAIL": 4}
@@ -56,7 +57,19 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         return [
             f"[gate] {self.verdict}",
             *(f"  {r.outcome:<12} {r.name}: {r.reason}" for r in self.rules),
+            *left_out(self.inputs),
         ]
+
+
+def left_out(inputs: Mapping[str, Any], *, most: int = 20) -> list[str]:
+    """Return a line a run that was not counted, with its reason; `inputs` is a verdict's."""
+    found = [
+        f"  not counted  {side} run {safe_text(run)}: {safe_text(why, limit=300)}"
+        for side in ("candidate", "baseline")
+        for run, why in ((inputs[side] or {}).get("inadmissible") or {}).items()
+    ]
+    more = [f"  not counted  and {len(found) - most} more runs"] if len(found) > most else []
+    return found[:most] + more
 
 
 def judge(evidence: Evidence, rules: Sequence[Rule]) -> Verdict:

@@ -198,11 +198,14 @@ class Pack:
             else body.decode()
         )
 
-    def verify(self, keys: Iterable[bytes] = ()) -> Verified:
+    def verify(
+        self, keys: Iterable[bytes] = (), *, allow_unsigned_redactions: bool = False
+    ) -> Verified:
         """Check every file, every row, the root and, with public `keys`, who signed it.
 
         Raises `PackError` at what does not hold. Without a key a signature only has to hold under
-        the key it names itself.
+        the key it names itself. With one, rows that were redacted must be signed too: whoever can
+        write to a store could have put anything there, and called it a redaction.
         """
         trusted = tuple(keys)
         # Again, from the disk: whoever asks wants to know what is there now.
@@ -212,6 +215,11 @@ class Pack:
         now._check_folder()  # noqa: SLF001  one class
         signed = signing.check(self.manifest.get("signature"), self.digest, trusted)
         redaction = now._check_redactions(trusted)  # noqa: SLF001
+        if trusted and now.redacted and redaction == "none" and not allow_unsigned_redactions:
+            raise PackError(
+                f"{shown(self.folder)}: {len(now.redacted)} rows were redacted, and by whom is not "
+                "signed: anybody may have changed them"
+            )
         # First all bytes, then what they mean.
         files = {name: now._bytes(name) for name in PACK_TABLES}  # noqa: SLF001
         for name, table in PACK_TABLES.items():

@@ -22,7 +22,7 @@ from towerkit.packs.files import opened_folder, read_member, shown
 from towerkit.packs.reader import RUN_ID, Pack, folder_of, open_pack
 from towerkit.packs.selection import Selection, parse_selection
 from towerkit.packs.signing import Signer, environment_signer
-from towerkit.packs.tables import SCORES
+from towerkit.packs.tables import PACK_TABLES, SCORES
 from towerkit.packs.writer import Draft, Row, commit, write_parquet
 
 if TYPE_CHECKING:
@@ -145,7 +145,10 @@ class Store:
         """Return the rows of `table` over `packs`, verified and validated, without salts."""
         import polars as pl  # noqa: PLC0415
 
-        return pl.concat([p.frame(table).drop("salt") for p in packs])
+        from towerkit.packs.validate import polars_schema  # noqa: PLC0415
+
+        empty = pl.DataFrame(schema=polars_schema(PACK_TABLES[table])).drop("salt")
+        return pl.concat([empty, *(p.frame(table).drop("salt") for p in packs)])
 
     def add_scores(self, rows: Sequence[Row]) -> Path:
         """Write one batch of scores (rows in the order of `SCORES`) and return its file.

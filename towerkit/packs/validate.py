@@ -2,8 +2,8 @@
 
 Rule: the three never disagree (a property test holds them equal), and an empty table that must have
 rows is not valid evidence. What is written is checked as rows, in plain Python (so that sealing a
-run imports no Polars); what is read is checked as a frame, by one Polars expression; Pandera runs
-when either finds something, and says what.
+run imports no Polars); what is read is checked so too while it is small, and as a frame, by one
+Polars expression, where it is not; Pandera runs when either finds something, and says what.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 MUST_HAVE_ROWS = frozenset({"spans", "inputs", "scores"})
+FEW_ROWS = 256  # up to here plain Python is faster than starting a query
 
 
 @cache
@@ -123,8 +124,9 @@ def holds(frame: pl.DataFrame, table: Table) -> bool:
     """Return whether `frame` is a valid, where needed non-empty, frame of `table`. Fast."""
     if dict(frame.schema) != polars_schema(table) or frame.columns != list(table.names):
         return False
-    if frame.height == 0:
-        return table.name not in MUST_HAVE_ROWS
+    if frame.height <= FEW_ROWS:
+        rows = frame.rows()
+        return rows_hold(rows, list(zip(*rows, strict=True)), table)
     return bool(frame.select(fast_rule(table)).item())
 
 

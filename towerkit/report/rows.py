@@ -43,6 +43,17 @@ def rule_rows(verdict: Verdict) -> list[Row]:
     ]
 
 
+def inadmissible_rows(evidence: Evidence) -> list[Row]:
+    """Return a row a run that no rule counts: its side, its id, and why."""
+    sides = (("candidate", evidence.candidate), ("baseline", evidence.baseline))
+    return [
+        {"side": name, "run_id": run, "reason": why}
+        for name, side in sides
+        if side is not None
+        for run, why in side.inadmissible.items()
+    ]
+
+
 def suite_rows(evidence: Evidence, rules: Sequence[Rule], *, confidence: float = 0.95) -> list[Row]:
     """Return a row a suite and side: mean, Wilson interval with the unknown bounded, and floor."""
     floors: dict[str | None, float] = {
