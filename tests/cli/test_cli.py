@@ -205,7 +205,7 @@ def test_a_full_disk_is_one_sentence(cli, monkeypatch, allowed):
     code, out, err = cli("run", "--scenario", SCENARIO, "--store", "s")
     assert (code, out) == (1, "")
     assert err.count("\n") == 1
-    assert "into store s: No space left on device" in err
+    assert "/s: No space left on device" in err
     for pack in Store("s").packs():
         pack.verify()
     assert not list(Path("s").rglob("*.tmp"))

@@ -41,7 +41,8 @@ class Store:
 
         `signer` signs what is committed; without one, the key that `TOWERKIT_SIGNING_KEY` names.
         """
-        self.root, self._signer = Path(root), signer
+        # Absolute: a run is sealed later, and a program may change its folder meanwhile.
+        self.root, self._signer = Path(root).absolute(), signer
 
     @property
     def signer(self) -> Signer | None:
