@@ -60,9 +60,11 @@ def _triggered(kind: int, fired: tuple[int, ...]) -> tuple[Detector, ...]:
 
 
 class _Data(NamedTuple):
-    """A view in bytes. To RE2 an underscore belongs to a word; to who writes `id_4111…` it ends one.
+    """A view in bytes.
 
-    `plain` has other characters for them: rows whose pattern has no underscore read that.
+    To RE2 an underscore belongs to a word, to who writes `id_4111…` it ends one: rows whose pattern
+    has none read `plain`, where another character stands for it.
+
     """
 
     whole: bytes
