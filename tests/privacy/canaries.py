@@ -25,6 +25,7 @@ import re2
 
 from tests.privacy.instances import CLASSES
 from tests.privacy.planting import HEADER, PATHS
+from towerkit.core.errors import NotebookError
 from towerkit.packs.store import Store
 from towerkit.runtime.tower import Tower
 
@@ -203,9 +204,13 @@ def notebooks(store: Store, out: Path) -> bytes:
         "drift": {**of, "baseline": "release=dev", "live": "release=dev"},
         "gate": {**of, "candidate": "release=dev", "rules": "release", "run_id": run},
     }  # fmt: skip
+    said = []
     for name, parameters in given.items():
-        run_notebook(name, parameters, out_dir=out)
-    return files(out)
+        try:
+            run_notebook(name, parameters, out_dir=out)
+        except NotebookError as error:  # a run that cannot be replayed: its failed copy counts too
+            said.append(str(error))
+    return "\n".join(said).encode() + files(out)
 
 
 KILLED = """

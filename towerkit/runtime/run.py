@@ -134,9 +134,13 @@ class Run:
     def _describe(
         self, identity: Mapping[str, Any], faults: Sequence[Mapping[str, Any]]
     ) -> dict[str, Any]:
+        redactor = self.tower.redactor
+        told = redactor.value(dict(identity))
+        if redactor.capture == "off" and isinstance(told.get("case_id"), str):
+            told["case_id"] = redactor.name(told["case_id"])  # it may be a sentence
         return {
             "service": self.tower.service,
-            "scenario": self.tower.redactor.name(self.name),
+            "scenario": redactor.name(self.name),
             "release": self.tower.release,
             "case_id": None,
             "trial": None,
@@ -148,7 +152,7 @@ class Run:
             "windows": self.tower.model_state.windows,
             "renewable": self.tower.model_state.renewable,
             "faults": [dict(f) for f in faults],
-            **self.tower.redactor.value(dict(identity)),
+            **told,
         }
 
     # -- life ------------------------------------------------------------------------------------
