@@ -43,12 +43,13 @@ TRIGGERS: dict[str, str] = {
 }
 _LETTERED = {"IT_FISCAL_CODE", "UK_DRIVING_LICENCE", "US_MBI", "UK_NINO", "VIN", "IN_GSTIN",
              "IN_PAN", "SG_UEN", "FI_PERSONAL_IDENTITY_CODE", "DE_SOCIAL_SECURITY",
-             "FR_NIR", "DE_PASSPORT", "DE_ID_CARD"}  # fmt: skip
+             "FR_NIR"}  # fmt: skip
 _BY_NAME = {
     "PRIVATE_KEY": ("pem",), "JWT": ("long",), "BEARER": ("bearer",), "URL_PASSWORD": ("at",),
     "URL_SECRET": ("assign",), "IBAN": ("iban",), "CRYPTO": ("long",), "EMAIL": ("at",),
     "MAC": ("colon",), "IP": ("colon", "dots"), "DOB": ("birth",),
-    "MX_CURP": ("iban",),
+    "MX_CURP": ("iban",), "DE_PASSPORT": ("mixed", "number", "papers"),
+    "DE_ID_CARD": ("mixed", "number", "papers"),
     "PASSPORT": ("papers",), "DRIVER_LICENSE": ("papers",), "SECRET": ("prefix", "long", "assign"),
 }  # fmt: skip
 
