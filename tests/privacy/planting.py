@@ -183,7 +183,8 @@ def events(text: str, at: int) -> bytes:
 def answer(library: Any, text: str, request: Any) -> Any:
     """Return what the server says: a stream, an error, a refusal to connect, or an echo."""
     path, sent = request.url.path, request.content.decode()
-    headers = {"set-cookie": f"session={text}"} if text.isascii() and "\n" not in text else {}
+    # Quoted: a cookie that is a word, as `Medicare`, is a secret, and no word any more.
+    headers = {"set-cookie": f"session={quote(text, safe='')}"}
     if path.endswith("/completions") and '"stream":' in sent.replace(" ", ""):
         at = json.loads(sent)["n"]
         body = events(text, at)

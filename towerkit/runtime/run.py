@@ -8,7 +8,6 @@ what the agent gets but `e.tower` on an exception.
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
@@ -27,6 +26,7 @@ from towerkit.core.types import Message, Request, Response
 from towerkit.cost.ledger import NANO, ledger_of
 from towerkit.faults.plan import FaultPlan
 from towerkit.packs.committer import commit_later
+from towerkit.privacy.log import log
 from towerkit.reliability.classify import Failure, classify
 from towerkit.reliability.policy import CallState
 from towerkit.reliability.probe import get, is_a, text_of
@@ -55,8 +55,6 @@ if TYPE_CHECKING:
     from towerkit.packs.store import Pack
     from towerkit.runtime.tower import Tower
     from towerkit.telemetry.foreign import Place
-
-log = logging.getLogger("towerkit")
 
 
 # Says what is wrong with an answer, in words for the model; None for a good one.
