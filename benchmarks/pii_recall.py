@@ -1,11 +1,12 @@
 """What the detectors find, class by class, with 95 % Wilson intervals.
 
-Two sources: values this repository generates (tests/privacy/instances.py), and the labelled
-sentences of presidio-research where they are (TOWERKIT_REAL_DATA or ../shared/data). Recall: a
-labelled span counts when a finding of its class overlaps it. Precision: a finding counts when a
-label of its class overlaps it; for generated values, near misses (one digit changed) are the
-findings that should not be. Prints the tables as Markdown; `--write` puts them into
-docs/privacy.md.
+Three sources: values this repository generates (tests/privacy/instances.py), and, where they are
+(TOWERKIT_REAL_DATA or ../shared/data), the labelled sentences of presidio-research and the cases of
+Presidio's recognisers. Generated values: taken out whole by any finding, and by one of their own
+class (two classes can look alike); near misses (one digit changed) are findings that should not be.
+Labels: one counts when a finding of its class overlaps it, a finding when a label of its class
+does; a case that expects nothing counts as wrong where its class is found. Prints the tables as
+Markdown; `--write` puts them into docs/privacy.md.
 """
 
 from __future__ import annotations
@@ -18,18 +19,27 @@ import random
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tests.privacy.instances import CHECKED, CLASSES, near_miss, text_with  # noqa: E402
 from towerkit.gate.intervals import wilson  # noqa: E402
-from towerkit.privacy.find import find  # noqa: E402
+from towerkit.privacy.detectors import DETECTORS  # noqa: E402
+from towerkit.privacy.find import Found, find  # noqa: E402
 
 PAGE = ROOT / "docs" / "privacy.md"
 BEGIN, END = "<!-- recall: begin -->", "<!-- recall: end -->"
 # Labels of the data that name a class of ours otherwise.
 SAME = {"DATE_OF_BIRTH": "DATE_TIME"}
+# Presidio's classes of one country that are ours of any.
+KIND = {
+    "PH_MOBILE_NUMBER": "PHONE_NUMBER", "TR_PHONE_NUMBER": "PHONE_NUMBER",
+    "US_PASSPORT": "PASSPORT",
+    "UK_PASSPORT": "PASSPORT", "IN_PASSPORT": "PASSPORT", "KR_PASSPORT": "PASSPORT",
+    "ES_PASSPORT": "PASSPORT", "IT_PASSPORT": "PASSPORT",
+}  # fmt: skip
 NOT_OURS = {"PERSON", "ADDRESS", "LOCATION", "ORGANIZATION", "TITLE", "PREFIX", "DOMAIN_NAME"}
 
 
@@ -44,16 +54,18 @@ def share(good: int, total: int) -> str:
 
 def generated(count: int) -> list[str]:
     """Return the rows of the generated values."""
-    rows = ["| class | values | recall | found where one digit was changed |", "|---|---|---|---|"]
+    rows = [
+        "| class | values | taken out | as this class | found where one digit was changed |",
+        "|---|---|---|---|---|",
+    ]
     for name in CLASSES:
         r = random.Random(f"{name} 1")
-        hit = 0
+        out = own = 0
         for _ in range(count):
             text, start, end = text_with(name, r)
-            hit += any(
-                f.row is not None and f.row.name == name and f.start <= start and f.end >= end
-                for f in find(text)
-            )
+            over = [f for f in find(text) if f.row and f.start <= start and f.end >= end]
+            out += bool(over)
+            own += any(f.row is not None and f.row.name == name for f in over)
         false = "–"
         if name in CHECKED:
             wrong = sum(
@@ -61,8 +73,61 @@ def generated(count: int) -> list[str]:
                 for _ in range(count)
             )
             false = share(wrong, count)
-        rows.append(f"| `{name}` | {count} | {share(hit, count)} | {false} |")
+        rows.append(f"| `{name}` | {count} | {share(out, count)} | {share(own, count)} | {false} |")
     return rows
+
+
+def cases(folder: Path) -> list[str]:
+    """Return the rows of the recognisers' cases, for classes that are looked for."""
+    path = folder / "pii" / "presidio_recognizer_cases.jsonl.xz"
+    with lzma.open(path) as file:
+        made = [json.loads(line) for line in file]
+    ours = {row.published for row in DETECTORS}
+    own, out, wanted, wrong, none = (Counter() for _ in range(5))
+    left_out = 0
+    for case in made:
+        kind = KIND.get(*case["entities"] * 2) if len(case["entities"]) == 1 else ""
+        if kind not in ours:
+            left_out += 1
+            continue
+        found = [f for f in find(case["text"], alone=True) if f.row]
+        same = [f for f in found if f.row.published == kind]
+        count = case.get("expected_len")
+        places = [] if count == 0 else expected(case)
+        none[kind] += count == 0
+        wrong[kind] += count == 0 and bool(same)
+        wanted[kind] += len(places) or count or 0
+        own[kind] += overlapped(same, places) if places else min(len(same), count or 0)
+        out[kind] += overlapped(found, places) if places else min(len(found), count or 0)
+    rows = [
+        "| class | expected | taken out | as this class | nothing expected | found there |",
+        "|---|---|---|---|---|---|",
+    ]
+    rows += [
+        f"| `{kind}` | {wanted[kind]} | {share(out[kind], wanted[kind])} "
+        f"| {share(own[kind], wanted[kind])} | {none[kind]} | {wrong[kind]} |"
+        for kind in sorted(set(wanted) | set(none))
+    ]
+    checked = {row.published for row in DETECTORS if row.tier in {"A prefix", "B checksum"}}
+    all_out, all_own, total = (sum(c[k] for k in checked) for c in (out, own, wanted))
+    rows.append(
+        f"\nClasses with a check digit or a prefix together: taken out {share(all_out, total)}, as "
+        f"their class {share(all_own, total)}."
+    )
+    rows.append(f"Cases of classes that are not looked for, or of several: {left_out}.")
+    return rows
+
+
+def overlapped(found: list[Found], places: list[tuple[int, int]]) -> int:
+    """Return how many places a finding overlaps."""
+    return sum(any(f.start < end and start < f.end for f in found) for start, end in places)
+
+
+def expected(case: dict[str, Any]) -> list[tuple[int, int]]:
+    """Return the places that a case expects, where it says them."""
+    one = case.get("expected_position")
+    found = case.get("expected_positions") or case.get("expected_res") or ([one] if one else [])
+    return [(int(place[0]), int(place[1])) for place in found if isinstance(place, list)]
 
 
 def labelled(folder: Path) -> list[str]:
@@ -107,6 +172,7 @@ def main() -> None:
     out = [f"Generated values, {options.count} a class:\n", *generated(options.count)]
     if (data / "pii").is_dir():
         out += ["\nLabelled sentences of presidio-research (Faker-made):\n", *labelled(data)]
+        out += ["\nCases of Presidio's recognisers, most of them one number alone:\n", *cases(data)]
     else:
         out += ["\nThe labelled sentences are not here."]
     table = "\n".join(out)

@@ -50,6 +50,45 @@ def test_modules_are_short_enough_to_hold_one_idea(path):
     assert text.startswith('"""')
 
 
+# The doors of text to the outside: what each may call, and nobody else.
+DOORS = {
+    "cli/base.py": {"echo", "tqdm"},
+    "privacy/log.py": {"getLogger"},
+    "cli/__init__.py": {"getLogger"},  # says that nobody listens
+    "report/runner.py": {"getLogger"},  # papermill's
+    "report/tables.py": {"Environment"},
+    "report/html.py": {"Environment"},
+}
+DIRECT = {"print", "pprint", "echo", "secho", "tqdm", "getLogger", "Environment", "write_csv",
+          "to_csv", "DictWriter"}  # fmt: skip
+STREAMS = {"stdout", "stderr", "__stdout__", "__stderr__"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_text_goes_out_by_the_doors_only(path):
+    """Terminal, log and page have one door each, behind which text is made safe; CSV has none."""
+    may = DOORS.get(str(path.relative_to(ROOT / "towerkit")), set())
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            called = node.func
+            name = getattr(called, "id", None) or getattr(called, "attr", None)
+            assert name not in DIRECT - may, f"{path}:{node.lineno}: {name}"
+            of = getattr(called, "value", None)
+            if isinstance(of, ast.Attribute) and of.attr in STREAMS:
+                assert called.attr in {"isatty", "fileno", "flush"}, f"{path}:{node.lineno}"
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            modules = {a.name for a in node.names} | {getattr(node, "module", None)}
+            assert not {"csv", "pprint", "rich"} & modules, path
+
+
+@pytest.mark.parametrize("name", ["page.html.j2", "tables.py", "html.py"])
+def test_pages_escape_what_they_show(name):
+    """Templates are rendered with escaping, and none says that something is safe."""
+    text = (ROOT / "towerkit/report" / name).read_text()
+    assert "|safe" not in text.replace(" ", "")
+    assert name == "page.html.j2" or "autoescape=True" in text
+
+
 def loaded_by(code):
     """Return the names of the modules a fresh interpreter holds after `code`."""
     probe = f"import sys\n{code}\nprint(*sys.modules)"

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
+import json
 import random
+import re
 import string
+from urllib.parse import quote
 
 from stdnum import iban as stdnum_iban
 from stdnum import luhn as stdnum_luhn
@@ -205,6 +209,196 @@ def ssn(r):
     return f"{area:03d}-{r.randint(1, 99):02d}-{r.randint(1, 9999):04d}"
 
 
+def any_of(*makers):
+    """Return a maker that is one of several, drawn anew each time."""
+    return lambda r: r.choice(makers)(r)
+
+
+def day(r):
+    """A day as two digits of the year, of the month, of the day."""
+    return f"{r.randint(0, 99):02d}", f"{r.randint(1, 12):02d}", f"{r.randint(1, 28):02d}"
+
+
+def bearer(r):
+    """An opaque token as the header carries it."""
+    return f"Bearer {mixed(r, ALNUM + '-_', 40)}"
+
+
+def codice(r):
+    """An Italian fiscal code, its last letter found by trying."""
+    consonants = "BCDFGLMNPRSTVZ"
+    year, _, of_month = day(r)
+    return of("it.codicefiscale", pick(r, consonants, 6) + year + r.choice("ABCDEHLMPRST") + of_month
+              + "H501A")(r)  # fmt: skip
+
+
+def uk_licence(r):
+    """A British driving licence number of a surname of five letters or fewer."""
+    name = pick(r, U, r.randint(3, 5)).ljust(5, "9")
+    _, month, of_month = day(r)
+    return f"{name}{pick(r, D, 1)}{month}{of_month}{pick(r, D, 1)}{r.choice(U)}9{pick(r, U, 2)}5"[
+        :16
+    ]
+
+
+def german_pension(r):
+    """A pension insurance number: area, birthday, initial, serial, check digit (2 1 2 5 7 1 …)."""
+    year, month, of_month = day(r)
+    initial, serial = r.choice(U), pick(r, D, 2)
+    line = f"{r.randint(10, 89)}{of_month}{month}{year}{ord(initial) - 64:02d}{serial}"
+    weighed = [int(c) * w for c, w in zip(line, (2, 1, 2, 5, 7, 1, 2, 1, 2, 1, 2, 1), strict=True)]
+    return f"{line[:8]}{initial}{serial}{sum(n // 10 + n % 10 for n in weighed) % 10}"
+
+
+def german_health(r):
+    """A health insurance number: a letter, eight digits, Luhn with weights 1 and 2."""
+    letter, number = r.choice(U), pick(r, D, 8)
+    line = f"{ord(letter) - 64:02d}{number}"
+    weighed = [int(c) * (1, 2)[i % 2] for i, c in enumerate(line)]
+    return f"{letter}{number}{sum(n // 10 + n % 10 for n in weighed) % 10}"
+
+
+def machine_readable(size):
+    """Return a maker of German document numbers: weights 7 3 1 over digits and letters."""
+
+    def make(r):
+        body = r.choice("CFGHJK") + pick(r, "CFGHJKLMNPRTVWXYZ" + D, size - 3) + pick(r, D, 1)
+        return body + str(sum(int(c, 36) * (7, 3, 1)[i % 3] for i, c in enumerate(body)) % 10)
+
+    return make
+
+
+def lanr(r):
+    """A German physician's number: weights 4 and 9, then two digits of the trade."""
+    number = pick(r, D, 6)
+    check = -sum(int(c) * (4, 9)[i % 2] for i, c in enumerate(number)) % 10
+    return f"{number}{check}{pick(r, D, 2)}"
+
+
+def nric(r):
+    """A Singapore identity number of either century."""
+    century, number = r.choice("ST"), pick(r, D, 7)
+    total = sum(int(c) * w for c, w in zip(number, (2, 7, 6, 5, 4, 3, 2), strict=True))
+    return century + number + "JZIHGFEDCBA"[(total + 4 * (century == "T")) % 11]
+
+
+def mbi(r):
+    """A US Medicare number by its table of positions."""
+    letters = "ACDEFGHJKMNPQRTUVWXY"
+    both = letters + D
+    shape = (D[1:], letters, both, D, letters, both, D, letters, letters, D, D)
+    plain = "".join(r.choice(chars) for chars in shape)
+    return r.choice([plain, f"{plain[:4]}-{plain[4:7]}-{plain[7:]}"])
+
+
+def nino(r):
+    """A UK national insurance number."""
+    plain = f"{r.choice('ABCEHJ')}{r.choice('ABCEHJ')}{pick(r, D, 6)}{r.choice('ABCD')}"
+    return r.choice([plain, f"{plain[:2]} {plain[2:4]} {plain[4:6]} {plain[6:8]} {plain[8]}"])
+
+
+def gstin(r):
+    """An Indian tax number of a company: a state, a PAN, an entity, Z, a check character."""
+    from stdnum import luhn as checks
+
+    body = f"{r.randint(1, 29):02d}{pan(r)}1Z"
+    return body + checks.calc_check_digit(body, D + U)
+
+
+def pan(r):
+    """An Indian tax number of a person."""
+    return f"{pick(r, U, 3)}P{pick(r, U, 1)}{pick(r, D, 4)}{pick(r, U, 1)}"
+
+
+def curp(r):
+    """A Mexican number for a person, its last digits found by trying."""
+    year, month, of_month = day(r)
+    return of("mx.curp", f"{r.choice('BCDFG')}A{pick(r, 'BCDFG', 2)}{year}{month}{of_month}"
+              f"{r.choice('HM')}DF{pick(r, 'BCDFGLMN', 3)}99")(r)  # fmt: skip
+
+
+def korean(centuries):
+    """Return a maker of Korean numbers: a birthday, a century, six digits."""
+    return lambda r: f"{''.join(day(r))}-{r.choice(centuries)}{pick(r, D, 6)}"
+
+
+def swedish(r):
+    """A Swedish personal number, ten or twelve digits."""
+    year, month, of_month = day(r)
+    body = f"{year}{month}{of_month}{pick(r, D, 3)}"
+    plain = body + stdnum_luhn.calc_check_digit(body)
+    return r.choice([f"{plain[:6]}-{plain[6:]}", f"19{plain[:6]}-{plain[6:]}", f"20{plain}"])
+
+
+def south_african(r):
+    """A South African identity number."""
+    body = "".join(day(r)) + f"{pick(r, D, 4)}08"
+    return body + stdnum_luhn.calc_check_digit(body)
+
+
+def dea(r):
+    """A registration with the DEA: two letters, seven digits."""
+    d = pick(r, D, 6)
+    odd, even = (sum(map(int, d[i::2])) for i in (0, 1))
+    return f"{r.choice('ABFM')}{r.choice(U)}{d}{(odd + 2 * even) % 10}"
+
+
+def medicare(r):
+    """An Australian Medicare number: weights 1 3 7 9, then the number of the card."""
+    body = r.choice("23456") + pick(r, D, 7)
+    check = sum(int(c) * (1, 3, 7, 9)[i % 4] for i, c in enumerate(body)) % 10
+    plain = f"{body}{check}{r.randint(1, 9)}"
+    return r.choice([plain, f"{plain[:4]} {plain[4:9]} {plain[9:]}"])
+
+
+def dated(module, shape):
+    """Return a maker of numbers that begin with a birthday; `shape` has ymd where it stands."""
+
+    def make(r):
+        year, month, of_month = day(r)
+        return of(module, shape.replace("y", year).replace("m", month).replace("d", of_month))(r)
+
+    return make
+
+
+def nir(r):
+    """A French number: sex, year, month, place, order, two check digits."""
+    body = (
+        f"{r.choice('12')}{pick(r, D, 2)}{r.randint(1, 12):02d}{r.randint(1, 95):02d}{r.randint(1, 899):03d}"
+        f"{r.randint(1, 998):03d}"
+    )
+    plain = f"{body}{97 - int(body) % 97:02d}"
+    return r.choice([plain, " ".join((plain[0], plain[1:3], plain[3:5], plain[5:7], plain[7:10],
+                                      plain[10:13], plain[13:]))])  # fmt: skip
+
+
+def belgian(r):
+    """A Belgian number, plain or with its dots."""
+    body = "".join(day(r)) + f"{r.randint(1, 997):03d}"
+    plain = f"{body}{97 - int(body) % 97:02d}"
+    dotted = f"{plain[:2]}.{plain[2:4]}.{plain[4:6]}-{plain[6:9]}.{plain[9:]}"
+    return r.choice([plain, dotted])
+
+
+def brn(r):
+    """A Korean business number: weights 1 3 7 1 3 7 1 3 5, tens of the last product too."""
+    d = pick(r, D[1:], 9)
+    total = sum(int(c) * int(w) for c, w in zip(d, "137137135", strict=True)) + int(d[8]) * 5 // 10
+    return f"{d[:3]}-{d[3:5]}-{d[5:]}{-total % 10}"
+
+
+def geo(r):
+    """A place, by its latitude and longitude."""
+    return f"{r.uniform(-89, 89):.5f}, {r.uniform(-179, 179):.5f}"
+
+
+def birthday(r):
+    """A date in one of the usual ways."""
+    y, m, d = r.randint(1930, 2015), r.randint(1, 12), r.randint(1, 28)
+    return r.choice([f"{y}-{m:02d}-{d:02d}", f"{m}/{d}/{y}", f"{d:02d}.{m:02d}.{y}",
+                     f"{d} March {y}", f"July {d}, {y}"])  # fmt: skip
+
+
 # Token class → maker, and the words it stands with where it needs them.
 CHECKED = {
     "CARD": (card, ""), "IBAN": (iban, ""), "VIN": (vin, ""), "CRYPTO": (bitcoin, ""),
@@ -219,16 +413,44 @@ CHECKED = {
     "CH_AHV": (of("ch.ssn", "756.9999.9999.99"), ""),
     "FI_PERSONAL_IDENTITY_CODE": (of("fi.hetu", "131052-399A"), ""),
     "DE_TAX_ID": (of("de.idnr", "99999999999"), "Steuer IdNr "),
+    "IT_FISCAL_CODE": (codice, ""), "DE_SOCIAL_SECURITY": (german_pension, ""),
+    "SG_NRIC_FIN": (nric, ""), "IN_GSTIN": (gstin, ""), "MX_CURP": (curp, ""),
+    "DE_VAT_ID": (of("de.vat", "DE999999999"), ""),
+    "BR_CNPJ": (of("br.cnpj", "99.999.999/9999-99"), ""), "FR_NIR": (nir, ""),
+    "SE_PERSONNUMMER": (swedish, ""), "ZA_ID_NUMBER": (south_african, ""),
+    "SE_ORGANISATIONSNUMMER": (of("se.orgnr", "556999-9999"), ""),
+    "TH_TNIN": (of("th.pin", "1-1017-99999-99-9"), ""), "MEDICAL_LICENSE": (dea, "DEA "),
+    "AU_ACN": (of("au.acn", "999 999 999"), "ACN "), "AU_TFN": (of("au.tfn", "999999999"), "TFN "),
+    "AU_MEDICARE": (medicare, "Medicare "), "IT_VAT_CODE": (of("it.iva", "09999991009"), "partita IVA "),
+    "KR_BRN": (brn, "business registration "),
+    "DE_LANR": (lanr, "LANR "), "DE_PASSPORT": (machine_readable(9), "Reisepass "),
+    "DE_ID_CARD": (machine_readable(10), "Personalausweis "),
+    "NL_BSN": (of("nl.bsn", "999999999"), "BSN "), "BE_NN": (belgian, "NISS "),
+    "NO_FODSELSNUMMER": (dated("no.fodselsnummer", "dm8539999"), "fodselsnummer "),
+    "PT_NIF": (of("pt.nif", "299999999"), "NIF "), "IL_ID": (of("il.idnr", "999999999"), "teudat zehut "),
+    "NG_NIN": (of("verhoeff", "99999999999"), "NIN "), "SG_UEN": (of("sg.uen", "201999999A"), "UEN "),
+    "DE_HEALTH_INSURANCE": (german_health, "KVNR "),
 }  # fmt: skip
 PREFIXED = {
     "SECRET": (key, ""),
     "JWT": (jwt, ""),
     "PRIVATE_KEY": (pem, ""),
     "URL_PASSWORD": (dsn, ""),
+    "BEARER": (bearer, "Authorization: "),
+    "URL_SECRET": (lambda r: mixed(r, ALNUM, 24), "https://a.example/x?access_token="),
 }
 SHAPED = {
     "EMAIL": (email, ""), "PHONE": (phone, ""), "IP": (lambda r: r.choice([ipv4, ipv6])(r), ""),
     "MAC": (mac, ""), "SSN": (ssn, ""),
+    "DK_CPR": (dated("dk.cpr", "dm85-4999"), "CPR "),
+    "UK_DRIVING_LICENCE": (uk_licence, ""), "US_MBI": (mbi, ""), "UK_NINO": (nino, ""),
+    "IN_PAN": (pan, ""), "KR_RRN": (korean("1234"), ""), "KR_FRN": (korean("5678"), ""),
+    "US_ITIN": (lambda r: f"9{pick(r, D, 2)}-{r.randint(70, 88)}-{pick(r, D, 4)}", ""),
+    "GEO": (geo, "GPS position "), "DOB": (birthday, "born on "),
+    "DE_FUEHRERSCHEIN": (lambda r: f"B{pick(r, U, 1)}{pick(r, D, 8)}{pick(r, D + U, 1)}", "Fuhrerschein "),
+    "PASSPORT": (lambda r: f"{pick(r, U, 1)}{pick(r, D, 8)}", "passport "),
+    "DRIVER_LICENSE": (lambda r: f"{pick(r, U, 1)}{pick(r, D, 7)}", "driver license "),
+    "BANK_ACCOUNT": (lambda r: pick(r, D[1:], 10), "bank account "),
 }  # fmt: skip
 CLASSES = {**CHECKED, **PREFIXED, **SHAPED}
 AROUND = (
@@ -256,11 +478,56 @@ def text_with(name: str, r: random.Random) -> tuple[str, int, int]:
     return head + value + after, len(head), len(head) + len(value)
 
 
+# Weights that share a factor with the modulus, or a remainder that is cut: one change in ten passes.
+COARSE = {"AU_ACN", "DE_LANR", "MEDICAL_LICENSE", "MX_CURP", "PT_NIF", "TH_TNIN"}
+# Digits at the end that the check does not cover: the trade of a physician, the number of a card.
+UNCHECKED = {"DE_LANR": 2, "AU_MEDICARE": 1}
+
+
 def near_miss(name: str, r: random.Random) -> str:
     """Return a value of a class with one digit changed: its check no longer holds."""
     make, word = CHECKED[name]
     value = make(r)
     digits = [i for i, c in enumerate(value) if c.isdigit()][2:]
+    digits = digits[: len(digits) - UNCHECKED.get(name, 0)]
     at = r.choice(digits or [i for i, c in enumerate(value) if c.isalpha()][2:])
     other = r.choice([d for d in (D[1:] if digits else "abcdefgh") if d != value[at]])
     return word + value[:at] + other + value[at + 1 :]
+
+
+def again(separator: str):
+    """Return what writes a value with another separator between its groups."""
+
+    def write(value):
+        return re.sub(r"(?<=[A-Za-z0-9])[ -](?=[A-Za-z0-9])", separator, value)
+
+    return write
+
+
+def in_digits(zero: str):
+    """Return what writes a value in the digits of another script."""
+    return lambda value: re.sub("[0-9]", lambda m: chr(ord(zero) + int(m.group())), value)
+
+
+# How else people and programs write a value that is the same to them: separators and digits.
+WRITTEN = {
+    "en dash": again("\u2013"), "minus": again("\u2212"), "non-breaking": again("\u2011"),
+    "no-break space": again("\xa0"), "thin space": again("\u2009"), "full width": in_digits("\uff10"),
+    "arabic": in_digits("\u0660"), "devanagari": in_digits("\u0966"), "small letters": str.lower,
+    "dots": lambda value: again(".")(value) if value.replace(" ", "").replace("-", "").isdigit() else value,
+}  # fmt: skip
+# Classes whose groups may be written with any of dash and space.
+ANY_SEPARATOR = {
+    "CARD", "IBAN", "UK_NHS", "CA_SIN", "AU_ABN", "AU_ACN", "AU_TFN", "AU_MEDICARE", "IN_AADHAAR",
+    "KR_BRN", "TH_TNIN", "FR_NIR", "US_MBI", "UK_NINO", "SSN", "US_ITIN", "DK_CPR", "BE_NN",
+}  # fmt: skip
+# What texts are put into: JSON, twice; an address; Markdown; tables; markup; lines; words.
+PLACED = {
+    "JSON": lambda t: json.dumps({"note": t}), "JSON in JSON": lambda t: json.dumps({"a": json.dumps({"b": t})}),
+    "address": lambda t: f"https://a.example/c?q={quote(t, safe='')}&x=1", "bold": lambda t: f"**{t}**",
+    "code": lambda t: f"`{t}`", "table": lambda t: f"|{t}|b|", "CSV": lambda t: f'a,"{t}",b',
+    "XML": lambda t: f"<v>{html.escape(t)}</v>", "CRLF": lambda t: f"x\r\n{t}\r\ny", "tab": lambda t: f"x\t{t}\ty",
+    "colon": lambda t: f"value:{t};", "Chinese": lambda t: f"号码{t}です", "hash": lambda t: f"#{t}",
+    "base64": lambda t: base64.b64encode(f"hello {t} bye".encode()).decode(), "quotes": lambda t: f"\u2018{t}\u2019",
+    "underscores": lambda t: f"id_{t}_x",
+}  # fmt: skip

@@ -6,13 +6,24 @@ import base64
 import html
 import json
 import random
+from collections import Counter
 from urllib.parse import quote
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.privacy.instances import CHECKED, CLASSES, PREFIXED, near_miss, text_with
+from tests.privacy.instances import (
+    ANY_SEPARATOR,
+    CHECKED,
+    CLASSES,
+    COARSE,
+    PLACED,
+    PREFIXED,
+    WRITTEN,
+    near_miss,
+    text_with,
+)
 from towerkit.privacy.detectors import DETECTORS
 from towerkit.privacy.find import Unreadable, find, tripwire
 from towerkit.privacy.gate import TRIGGERS, gate, triggers_of
@@ -28,20 +39,62 @@ def test_generated_values_are_found_where_they_stand(name):
     r, hit = random.Random(f"{name} test"), 0
     for _ in range(200):
         text, start, end = text_with(name, r)
-        hit += any(
-            f.row and f.row.name == name and f.start <= start and end <= f.end for f in find(text)
-        )
+        hit += covered(text, start, end)
     assert hit >= (199 if name in CHECKED or name in PREFIXED else 198)
+
+
+def test_every_class_is_generated():
+    """A new row without an instance would be in no figure."""
+    assert {row.name for row in DETECTORS} == set(CLASSES)
+
+
+def covered(text, start, end):
+    """Return whether a finding takes all of a value out; where two classes look alike, by any."""
+    return any(f.row and f.start <= start and end <= f.end for f in find(text))
+
+
+# Written so they would be other values: keys are cased, e-mail has dots, an address has colons.
+AS_THEY_ARE = {"SECRET", "JWT", "PRIVATE_KEY", "BEARER", "URL_PASSWORD", "URL_SECRET", "CRYPTO",
+               "EMAIL", "IP", "MAC", "GEO", "DOB", "PHONE", "IN_PAN"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in CLASSES if name not in AS_THEY_ARE])
+def test_other_ways_of_writing_are_found(name):
+    """Unicode's dashes, spaces and digits, small letters; other separators where groups are usual."""
+    make, word = CLASSES[name]
+    for way, write in WRITTEN.items():
+        if way == "dots" and name not in {"CARD", "SSN"}:
+            continue
+        if "space" in way and name not in ANY_SEPARATOR:
+            continue
+        r = random.Random(f"{name} {way}")
+        for _ in range(10):
+            value = write(make(r))
+            text = f"{word}{value} ok"
+            assert covered(text, len(word), len(word) + len(value)), (way, text)
+
+
+@pytest.mark.parametrize("name", [name for name in CLASSES if name != "URL_PASSWORD"])
+def test_values_are_found_wherever_texts_are_put(name):
+    """JSON, addresses, Markdown, tables, markup, line ends, words of other scripts."""
+    make, word = CLASSES[name]
+    for place, put in PLACED.items():
+        if place == "underscores" and name in {"SECRET", "JWT", "IP", "URL_SECRET", "IT_VAT_CODE"}:
+            continue  # an underscore may be a part of it
+        r = random.Random(f"{name} {place}")
+        for _ in range(4):
+            text = put(word + make(r))
+            assert [f for f in find(text) if f.row], (place, text)
 
 
 @pytest.mark.parametrize("name", CHECKED)
 def test_a_changed_digit_is_no_longer_of_the_class(name):
-    """Check digits are looked at: of 200 near misses at most four pass, as the check itself lets them."""
+    """Check digits are looked at: of 200 near misses no more pass than the check itself lets pass."""
     r = random.Random(f"{name} misses")
     found = sum(
         any(f.row and f.row.name == name for f in find(near_miss(name, r))) for _ in range(200)
     )
-    assert found <= 4
+    assert found <= (40 if name in COARSE else 4)
 
 
 @pytest.mark.parametrize("name", ["CARD", "IBAN", "SECRET", "EMAIL", "SSN", "PHONE"])
@@ -132,7 +185,7 @@ def test_a_text_made_to_take_time_goes_as_a_whole_and_is_counted():
     assert known.text("4111 1111 1111 1112 " * 50_000).startswith("<UNREADABLE:k1:")
     assert known.text("a@b.org" + "x" * 2_000_000).startswith("<UNREADABLE:k1:")
     assert known.dropped == 2
-    assert known.describe()["version"] == "2"
+    assert known.describe()["version"] == "3"
 
 
 def test_an_error_inside_drops_the_field(monkeypatch):
@@ -211,7 +264,7 @@ def test_marked_and_named_fields_go_whole():
 
 
 def test_the_labelled_data_is_found(real_data):
-    """Recall of at least 0.995 for cards and IBANs of the labelled sentences."""
+    """Each structured class of the labelled sentences: recall of 0.995, precision of 0.95."""
     import lzma
 
     path = real_data / "pii" / "presidio_research_generated_large.json.xz"
@@ -219,20 +272,25 @@ def test_the_labelled_data_is_found(real_data):
         pytest.skip("the labelled sentences are not among the recorded data")
     with lzma.open(path) as file:
         sentences = json.load(file)
-    wanted = {"CREDIT_CARD", "IBAN_CODE"}
-    total = hit = 0
+    ours = {row.published for row in DETECTORS}
+    labels, hits, found, right = Counter(), Counter(), Counter(), Counter()
     for one in sentences:
-        spans = [s for s in one["spans"] if s["entity_type"] in wanted]
-        found = find(one["full_text"], alone=True) if spans else []
-        for s in spans:
-            total += 1
-            hit += any(
-                f.row and f.row.published == s["entity_type"] and f.start <= s["start_position"]
-                and s["end_position"] <= f.end
-                for f in found
-            )  # fmt: skip
-    assert total
-    assert hit >= 0.995 * total
+        spans = [(s["entity_type"], s["start_position"], s["end_position"]) for s in one["spans"]]
+        findings = [f for f in find(one["full_text"], alone=True) if f.row]
+        for kind, start, end in spans:
+            labels[kind] += 1
+            hits[kind] += any(
+                f.row.published == kind and f.start <= start and end <= f.end for f in findings
+            )
+        for f in findings:
+            kind = f.row.published
+            found[kind] += 1
+            right[kind] += any(kind == k and f.start < e and s < f.end for k, s, e in spans)
+    looked_for = sorted(ours & set(labels))
+    assert {"CREDIT_CARD", "IBAN_CODE", "PHONE_NUMBER", "US_SSN"} <= set(looked_for)
+    for kind in looked_for:
+        assert hits[kind] >= 0.995 * labels[kind], kind
+        assert right[kind] >= 0.95 * found[kind], kind
 
 
 def test_names_of_classes_fit_tokens():

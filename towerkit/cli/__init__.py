@@ -22,7 +22,7 @@ from towerkit.cli import (  # noqa: F401  they hang their commands on it
     privacy,
     runs,
 )
-from towerkit.cli.base import cli
+from towerkit.cli.base import cli, say
 from towerkit.core.errors import TowerError
 from towerkit.privacy.safe_text import safe_text
 
@@ -36,7 +36,7 @@ def main() -> None:
     except click.exceptions.Abort:
         _fail("interrupted: what was stored is whole, run the command again to go on", 130)
     except click.ClickException as error:
-        error.show()
+        say(_usage(error), err=True)
         sys.exit(2)
     except TowerError as error:
         _fail(str(error), error.exit_code)
@@ -56,11 +56,18 @@ def main() -> None:
         )
 
 
+def _usage(error: click.ClickException) -> str:
+    """Return what click says of a wrong command, and how the right one is called."""
+    context = getattr(error, "ctx", None)
+    usage = "" if context is None else f"{context.get_usage()}\n\n"
+    return f"{usage}Error: {error.format_message()}"
+
+
 def _drop_output() -> None:
     """Send what is still buffered nowhere: the interpreter would fail on it again at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(sentence: str, code: int) -> None:
-    click.echo(f"towerkit: {safe_text(sentence, limit=1200)}", err=True)
+    say(f"towerkit: {safe_text(sentence, limit=1200)}", err=True)
     sys.exit(code)

@@ -12,6 +12,7 @@ import msgspec
 
 from towerkit import __version__
 from towerkit.core.errors import TowerError, UsageError
+from towerkit.privacy.safe_text import clean, json_text
 
 if TYPE_CHECKING:
     from towerkit.packs.store import Store
@@ -39,9 +40,17 @@ def cli() -> None:
     """
 
 
+def say(text: str, *, err: bool = False, end: str = "\n") -> None:
+    """Print lines: what a terminal would take for a command, and what hides text, is not in them.
+
+    Text from outside goes through `safe_text` as well, so that it stays on one line.
+    """
+    click.echo(clean(text) + end, err=err, nl=False)
+
+
 def emit(value: Any) -> None:
     """Print one JSON object on a line of its own."""
-    click.echo(msgspec.json.encode(value).decode())
+    click.echo(json_text(msgspec.json.encode(value).decode()))
 
 
 def open_store(path: str | None) -> Store:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from towerkit.cli.base import answer_lines, cli, emit, json_option
+from towerkit.cli.base import answer_lines, cli, emit, json_option, say
 
 
 @cli.group()
@@ -21,12 +21,12 @@ def errors_ls(markdown: bool, as_json: bool) -> None:
     from towerkit.reliability.taxonomy import TAXONOMY
 
     if markdown:
-        click.echo(errors_page(), nl=False)
+        say(errors_page(), end="")
     elif as_json:
         emit([describe(row) for row in TAXONOMY.values()])
     else:
         for row in TAXONOMY.values():
-            click.echo(f"{row.name:<21} {row.family:<14} {row.summary}")
+            say(f"{row.name:<21} {row.family:<14} {row.summary}")
 
 
 @errors.command("show")
@@ -41,7 +41,7 @@ def errors_show(name: str, as_json: bool) -> None:
     if as_json:
         emit(describe(row))
     else:
-        click.echo("\n".join(row_lines(row)))
+        say("\n".join(row_lines(row)))
 
 
 @errors.command("explain")

@@ -14,6 +14,7 @@ from towerkit.cli.base import (
     open_store,
     progress,
     read_text,
+    say,
     scenario_option,
     seed_option,
     store_option,
@@ -49,8 +50,8 @@ def ingest(
         emit(report)
     else:
         for problem in report.errors:
-            click.echo(f"not imported: {safe_text(problem, limit=400)}", err=True)
-        click.echo(
+            say(f"not imported: {safe_text(problem, limit=400)}", err=True)
+        say(
             f"[ingest] {report.imported} imported, {report.unchanged} unchanged, "
             f"{len(report.errors)} with errors; release={safe_text(report.release)} "
             f"store={target.root}"
@@ -83,12 +84,12 @@ def drift(
     for row in report.rows:
         p = "p=unknown" if row.p_value is None else f"p={row.p_value:.3g}"
         effect = "effect=unknown" if row.effect is None else f"effect={row.effect:.3g}"
-        click.echo(
+        say(
             f"{'DRIFT' if row.drift else 'same ':<5} {safe_text(row.column):<28} {row.test:<12} "
             f"{p} {effect} n={row.n_baseline}/{row.n_live}"
         )
     drifted = sum(row.drift for row in report.rows)
-    click.echo(f"[drift] {drifted} of {len(report.rows)} tests found drift at q={q:g}")
+    say(f"[drift] {drifted} of {len(report.rows)} tests found drift at q={q:g}")
 
 
 @cli.command()
@@ -106,7 +107,7 @@ def replay(run_id: str, prompt: Path | None, store: str | None, as_json: bool) -
     if as_json:
         emit(report)
     else:
-        click.echo("\n".join(report.lines()))
+        say("\n".join(report.lines()))
     sys.exit(0 if report.equal else 4)
 
 
@@ -125,5 +126,5 @@ def chaos_command(scenario: str, seed: int, as_json: bool) -> None:
     if as_json:
         emit(report)
     else:
-        click.echo("\n".join(lines(report)))
+        say("\n".join(lines(report)))
     sys.exit(0 if report.holds else 1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from towerkit.cli.base import emit, json_option, open_store, store_option
+from towerkit.cli.base import emit, json_option, open_store, say, store_option
 from towerkit.cli.packs import pack
 from towerkit.core.errors import TowerError
 from towerkit.privacy.safe_text import safe_text
@@ -56,9 +56,9 @@ def pack_verify(
         emit({"verified": len(held), "problems": problems, "packs": held})
     else:
         for where, problem in problems.items():
-            click.echo(f"broken: {safe_text(f'{where}: {problem}', limit=600)}", err=True)
+            say(f"broken: {safe_text(f'{where}: {problem}', limit=600)}", err=True)
         _say_redacted(held)
-        click.echo(f"[verify] {len(held)} of {len(held) + len(problems)} packs hold{_signed(held)}")
+        say(f"[verify] {len(held)} of {len(held) + len(problems)} packs hold{_signed(held)}")
     if problems:
         sys.exit(1)
 
@@ -80,7 +80,7 @@ def _say_redacted(held: dict[str, Verified]) -> None:
             rows = ", ".join(f"{r.table}[{r.row}]" for r in verified.redacted)
             by = {"none": "not signed", "not checked": "signature not checked"}
             said = by.get(verified.redaction, "signed")
-            click.echo(
+            say(
                 f"redacted: {folder}: {len(verified.redacted)} rows redacted ({said}), "
                 f"no evidence of what they said: {safe_text(rows, limit=2000)}"
             )
@@ -108,10 +108,10 @@ def pack_lint(selection: str, store: str | None, as_json: bool) -> None:
         emit({"packs": len(found), "inadmissible": bad})
     else:
         for run, why in found.items():
-            click.echo(f"{run} {'inadmissible' if why else 'admissible'}")
+            say(f"{run} {'inadmissible' if why else 'admissible'}")
             for reason in why:
-                click.echo(f"  {safe_text(reason, limit=400)}")
-        click.echo(f"[lint] {len(found) - len(bad)} of {len(found)} packs are admissible")
+                say(f"  {safe_text(reason, limit=400)}")
+        say(f"[lint] {len(found) - len(bad)} of {len(found)} packs are admissible")
     if bad:
         sys.exit(1)
 
@@ -152,10 +152,10 @@ def pack_redact(
         emit({"packs": len(folders), "redacted": changed, "problems": problems})
     else:
         for problem in problems.values():
-            click.echo(f"not redacted: {safe_text(problem, limit=600)}", err=True)
+            say(f"not redacted: {safe_text(problem, limit=600)}", err=True)
         for where, rows in changed.items():
-            click.echo(f"{where} " + " ".join(f"{n}={c}" for n, c in rows.items()))
-        click.echo(f"[redact] {len(changed)} of {len(folders)} packs held it, and no longer do")
+            say(f"{where} " + " ".join(f"{n}={c}" for n, c in rows.items()))
+        say(f"[redact] {len(changed)} of {len(folders)} packs held it, and no longer do")
     if problems:
         sys.exit(1)
 
@@ -184,4 +184,4 @@ def pack_keygen(path: Path, as_json: bool) -> None:
     if as_json:
         emit({"file": str(path), "public_key": public})
     else:
-        click.echo(public)
+        say(public)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from towerkit.cli.base import cli, emit, json_option, open_store, store_option
+from towerkit.cli.base import cli, emit, json_option, open_store, say, store_option
 from towerkit.privacy.safe_text import safe_text
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def pack_ls(selection: str, store: str | None, as_json: bool) -> None:
         return
     for p in packs:
         i = p.manifest["identity"]
-        click.echo(
+        say(
             f"{p.run_id} {p.manifest['status']:<9} {safe_text(i.get('scenario'), limit=32)} "
             f"release={safe_text(i.get('release'), limit=32)} "
             f"case={safe_text(i.get('case_id'), limit=48)}{_why(reasons(p))}"
@@ -68,10 +68,10 @@ def pack_show(name: str, store: str | None, as_json: bool) -> None:
         emit({"manifest": found.manifest, "summary": summary, "inadmissible": why})
         return
     for line in summary.lines():
-        click.echo(line)
+        say(line)
     if why:
-        click.echo(_why(why).strip())
-    click.echo(repr(found.tree))
+        say(_why(why).strip())
+    say(repr(found.tree))
 
 
 @pack.command("recover")
@@ -92,11 +92,11 @@ def pack_recover(store: str | None, as_json: bool) -> None:
         emit({"recovered": [p.run_id for p in packs], "problems": problems})
     else:
         for journal, problem in problems.items():
-            click.echo(f"{journal}: {safe_text(problem, limit=400)}", err=True)
+            say(f"{journal}: {safe_text(problem, limit=400)}", err=True)
         for p in packs:
             spans = p.manifest["spans"]
             counts = f"spans={spans['started']} open={spans['aborted']}"
-            click.echo(f"{p.run_id} {p.manifest['status']} {counts}")
-        click.echo(f"[recover] {len(packs)} runs sealed")
+            say(f"{p.run_id} {p.manifest['status']} {counts}")
+        say(f"[recover] {len(packs)} runs sealed")
     if problems:
         sys.exit(1)

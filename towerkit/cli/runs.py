@@ -15,6 +15,7 @@ from towerkit.cli.base import (
     leave_with,
     open_store,
     progress,
+    say,
     scenario_option,
     seed_option,
     store_option,
@@ -157,7 +158,7 @@ def run(  # noqa: PLR0917  one parameter an option
     if as_json:
         emit(result.json())
     else:
-        click.echo("\n".join(result.lines()))
+        say("\n".join(result.lines()))
     leave_with(verdict)
 
 
@@ -199,12 +200,12 @@ def gate(
     if as_json:
         emit({**verdict, "scorecard": str(report.html)})
     else:
-        click.echo(f"[gate] {verdict['verdict']}")
+        say(f"[gate] {verdict['verdict']}")
         for rule in verdict["rules"]:
-            click.echo(f"  {rule['outcome']:<12} {rule['name']}: {safe_text(rule['reason'])}")
+            say(f"  {rule['outcome']:<12} {rule['name']}: {safe_text(rule['reason'])}")
         for line in left_out(verdict["inputs"]):
-            click.echo(line)
-        click.echo(f"scorecard: {report.html}")
+            say(line)
+        say(f"scorecard: {report.html}")
     leave_with(verdict)
 
 
@@ -232,6 +233,6 @@ def report(name: str, params: tuple[str, ...], out: Path, store: str | None, as_
     if as_json:
         emit({"html": str(made.html), "notebook": str(made.notebook), "result": made.result})
     else:
-        click.echo(f"report: {made.html}")
+        say(f"report: {made.html}")
     if verdict in {"PASS", "HOLD", "FAIL"}:
         leave_with({"verdict": verdict})

@@ -474,9 +474,15 @@ def varied(text: str) -> bool:
     return mixed and len(set(text)) >= 8
 
 
+_HEXADECIMAL = frozenset("0123456789abcdefABCDEF")
+
+
 def ip_cut(found: str) -> str:
     """Return the part of a run of digits, letters, colons and dots that is an IPv6 address."""
     address, slash, prefix = found.partition("/")
+    word, _, rest = address.partition(":")
+    if word.isalpha() and not _HEXADECIMAL.issuperset(word) and rest[:1] != ":":
+        address = rest  # as in `from:2001:db8::1`
     plain = address.rstrip(".")
     if plain.endswith(":") and not plain.endswith("::"):
         plain = plain[:-1]

@@ -59,16 +59,42 @@ def _triggered(kind: int, fired: tuple[int, ...]) -> tuple[Detector, ...]:
     return tuple(row for row in _ROWS[kind] if names & set(triggers_of(row)))
 
 
-def _rows(kind: int, data: bytes, fired: tuple[int, ...]) -> Sequence[Detector]:
+class _Data(NamedTuple):
+    """A view in bytes.
+
+    To RE2 an underscore belongs to a word, to who writes `id_4111…` it ends one: rows whose pattern
+    has none read `plain`, where another character stands for it.
+
+    """
+
+    whole: bytes
+    plain: bytes
+
+    @classmethod
+    def of(cls, text: str) -> _Data:
+        whole = text.encode("ascii", "replace")
+        return cls(whole, whole.replace(b"_", _APART) if b"_" in whole else whole)
+
+    def read_by(self, row: Detector) -> bytes:
+        return self.whole if "_" in row.pattern else self.plain
+
+
+_APART = b"\x1f"
+
+
+def _rows(kind: int, data: _Data, fired: tuple[int, ...]) -> Sequence[Detector]:
     """Return the rows worth running, in order.
 
     Where triggers leave many, a set of all patterns says which; its automaton could grow with a
     long text.
     """
     rows = _triggered(kind, fired)
-    if len(rows) <= _FEW or len(data) > _SHORT:
-        return [row for row in rows if row.needs in data]
-    return [_ROWS[kind][i] for i in sorted(_narrow(kind)(data) or ())]
+    if len(rows) <= _FEW or len(data.whole) > _SHORT:
+        return [row for row in rows if row.needs in data.whole]
+    met = set(_narrow(kind)(data.whole) or ())
+    if data.plain is not data.whole:
+        met.update(_narrow(kind)(data.plain) or ())
+    return [_ROWS[kind][i] for i in sorted(met)]
 
 
 @cache
@@ -183,18 +209,18 @@ class _Round:
 
     def _view(self, view: View, fired: Sequence[int]) -> None:
         """Run the rows: those that need no word, those whose word is near, what stands alone."""
-        data = view.text.encode("ascii", "replace")
+        data = _Data.of(view.text)
         of = tuple(sorted(fired))
         for row in _rows(0, data, of):
             for start, end in self.candidates(row, view.text, data):
                 self._take(view, row, start, end)
         self._worded(view, data, of)
 
-    def _worded(self, view: View, data: bytes, of: tuple[int, ...]) -> None:
+    def _worded(self, view: View, data: _Data, of: tuple[int, ...]) -> None:
         if not _triggered(1, of) and not _triggered(2, of):
             return
-        worded = bool(self.hint) or _any_word()(data) is not None
-        lonely = self.may_be_alone and len(data) <= _ALONE and not _PROSE.search(view.text)
+        worded = bool(self.hint) or _any_word()(data.plain) is not None
+        lonely = self.may_be_alone and len(view.text) <= _ALONE and not _PROSE.search(view.text)
         any_near = worded or lonely
         late = [row for row in _rows(2, data, of) if any_near or not row.near]
         weak = _rows(1, data, of) if any_near else ()
@@ -213,7 +239,7 @@ class _Round:
         for row in late:
             self._last(view, data, row, near, lonely=lonely and row.alone)
 
-    def _last(self, view: View, data: bytes, row: Detector, near: _Near, *, lonely: bool) -> None:
+    def _last(self, view: View, data: _Data, row: Detector, near: _Near, *, lonely: bool) -> None:
         wanted = near_words(row)
         worded = row.late and not wanted.isdisjoint(near.all)
         if row.near and not lonely and not worded:
@@ -224,14 +250,15 @@ class _Round:
             if alone or not row.near or (worded and near.at(start, end, wanted)):
                 self._take(view, row, start, end)
 
-    def candidates(self, row: Detector, text: str, data: bytes) -> Iterator[tuple[int, int]]:
+    def candidates(self, row: Detector, text: str, read: _Data) -> Iterator[tuple[int, int]]:
         """Yield where a row's pattern and check hold, words near or not."""
-        search = compiled(row.pattern).search
+        search, data = compiled(row.pattern).search, read.read_by(row)
         group = int("(?P<value>" in row.pattern)  # the only group a pattern has
         at = 0
         while (match := search(data, at)) is not None:
             start, end = match.span(group)
             part = _part(row, text[start:end])
+            start += text[start:end].find(part)
             if part and (not row.edges or _apart(text, start, start + len(part))):
                 yield start, start + len(part)
                 at = start + len(part)
@@ -322,8 +349,8 @@ def tripwire(text: str) -> bool:
     one = _Round(_TOKENS.sub(GAP, text), "", alone=False, deep=False)
     view = fold(one.text)
     view = unescape(view) or view
-    data = view.text.encode("ascii", "replace")
-    fired = gate()(data)
+    data = _Data.of(view.text)
+    fired = gate()(data.whole)
     return bool(fired) and any(
         True
         for row in _rows(0, data, tuple(sorted(fired or ())))

@@ -24,11 +24,12 @@ TRIGGERS: dict[str, str] = {
     "dots": r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]",
     "colon": r"[0-9A-Fa-f]:[0-9A-Fa-f]{0,4}:|::[0-9A-Fa-f/]"
     r"|[0-9A-Fa-f]{2}-[0-9A-Fa-f]{2}-[0-9A-Fa-f]{2}-|[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}\.",
-    "mixed": r"[A-Za-z]{2} ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-Da-d]|[A-Za-z]{5}[0-9]{4}"
+    "mixed": r"[A-Za-z]{2}[ -]?[0-9]{2}[ -]?[0-9]{2}[ -]?[0-9]{2}[ -]?[A-Da-d]|[A-Za-z]{5}[0-9]{4}"
     r"|[A-Za-z][0-9]{2}[A-Za-z][0-9]{2}|[A-Za-z]{6}[0-9][0-9LMNPQRSTUVlmnpqrstuv][A-Za-z]"
-    r"|[0-9][A-Za-z][A-Za-z0-9][0-9]-?[A-Za-z][A-Za-z0-9][0-9]"
-    r"|[0-9]{4}[A-Za-z][0-9]{3}|[A-Za-z0-9]{13}[0-9]{4}|[A-Za-z][0-9]{2}[A-Za-z]{2}[0-9]{4}",
-    "iban": r"[A-Za-z]{2}[0-9]{2}[ -]?[A-Za-z0-9]{4}",
+    r"|[0-9][A-Za-z][A-Za-z0-9][0-9][ -]?[A-Za-z][A-Za-z0-9][0-9]"
+    r"|[0-9]{4}[A-Za-z][0-9]{3}|[A-Za-z0-9]{13}[0-9]{4}|[A-Za-z][0-9]{2}[A-Za-z]{2}[0-9]{4}"
+    r"|(?i:\b[CFGHJ-NPRTV-Z][0-9CFGHJ-NPRTV-Z]{7,8}[0-9]\b)",
+    "iban": r"[A-Za-z]{2}[0-9]{2}[ .-]?[A-Za-z0-9]{4}",
     "long": _LONG,
     "prefix": r"sk-[A-Za-z0-9_-]{16}|A[A-Z]{2}A[A-Z0-9]{16}|xox[a-z]|xapp-|[a-z]{2}_[A-Za-z]{4}_"
     r"|key-[0-9a-f]",
@@ -37,16 +38,18 @@ TRIGGERS: dict[str, str] = {
     "assign": r"(?i:pass|pwd|secret|token|key|auth|sig|credential)[A-Za-z_ \"'-]{0,24}[:=]"
     r"|(?i:pass|pwd|secret|token|key|credential)[A-Za-z_ \"'-]{0,12} is ",
     "birth": r"(?i:born|birth|dob|bday|gebor|geburt|naiss|nacim|nasc)",
-    "papers": r"(?i:passp|pasap|passap|reisep|paspo|licen|driv|fuhrer|patente)",
+    "papers": r"(?i:passp|pasap|passap|reisep|paspo|passnu|ausweis|licen|driv|fuhrer|patente)",
     "escape": ESCAPE,
 }
 _LETTERED = {"IT_FISCAL_CODE", "UK_DRIVING_LICENCE", "US_MBI", "UK_NINO", "VIN", "IN_GSTIN",
-             "IN_PAN", "MX_CURP", "DE_PASSPORT", "DE_ID_CARD", "SG_UEN",
-             "FI_PERSONAL_IDENTITY_CODE",             "DE_SOCIAL_SECURITY", "FR_NIR"}  # fmt: skip
+             "IN_PAN", "SG_UEN", "FI_PERSONAL_IDENTITY_CODE", "DE_SOCIAL_SECURITY",
+             "FR_NIR"}  # fmt: skip
 _BY_NAME = {
     "PRIVATE_KEY": ("pem",), "JWT": ("long",), "BEARER": ("bearer",), "URL_PASSWORD": ("at",),
     "URL_SECRET": ("assign",), "IBAN": ("iban",), "CRYPTO": ("long",), "EMAIL": ("at",),
     "MAC": ("colon",), "IP": ("colon", "dots"), "DOB": ("birth",),
+    "MX_CURP": ("iban",), "DE_PASSPORT": ("mixed", "number", "papers"),
+    "DE_ID_CARD": ("mixed", "number", "papers"),
     "PASSPORT": ("papers",), "DRIVER_LICENSE": ("papers",), "SECRET": ("prefix", "long", "assign"),
 }  # fmt: skip
 

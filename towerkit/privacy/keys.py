@@ -29,6 +29,12 @@ def simulated_redactor() -> Redactor:
     return _simulated().of_run()
 
 
+@cache
+def log_redactor() -> Redactor:
+    """Return the redactor of what is logged: a key of this process, so nothing joins on a log."""
+    return Redactor(os.urandom(32), kid="log", secrets=secrets_of(os.environ))
+
+
 def local_redactor(*, capture: Capture = "redacted") -> Redactor:
     """Return the redactor of this user: `TOWERKIT_KEY` (64 hexadecimal digits) or a key file.
 

@@ -28,11 +28,12 @@ from towerkit.privacy.detectors import DETECTORS, Detector
 from towerkit.privacy.fields import FREE, PATTERN, hint_of, kind_of, marked_in, plain_key
 from towerkit.privacy.find import TOKEN, Found, Unreadable, find, tripwire
 from towerkit.privacy.gate import TRIGGERS, pattern_set
+from towerkit.privacy.log import log
 from towerkit.privacy.secrets import Exact, named
 from towerkit.privacy.views import fold
 
 # What is found, or how it is spelt, changed when this changes: replay keys depend on it.
-REDACTOR_VERSION = "2"
+REDACTOR_VERSION = "3"
 _Key = str | bytes | tuple[object, ...]
 Capture = Literal["redacted", "digests", "off"]
 
@@ -55,7 +56,6 @@ _SERVER = "server.address"
 _NORMALS: dict[str, Callable[[str], str]] = {
     row.name: row.normal for row in DETECTORS if row.normal is not None
 }
-log = logging.getLogger("towerkit")
 
 
 class PlugIn(Protocol):

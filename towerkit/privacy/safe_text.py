@@ -1,11 +1,15 @@
 """The only way of untrusted text to a terminal, a log line or a page.
 
+`cli.base.say` and `emit` are the only doors to a terminal, `privacy.log` to a log, `report` to a
+page; tests/test_architecture.py holds that. There is no other: towerkit writes no CSV and no chat.
+
 Rule: what a reader sees is what is there. Terminal sequences, control characters and characters
 that reorder or hide text are removed; markup is left to the escaping of whatever shows it.
 """
 
 from __future__ import annotations
 
+import json
 import re
 
 # CSI and OSC sequences, then any lone escape.
@@ -35,24 +39,6 @@ def safe_text(text: object, *, limit: int = 200) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
-# What a spreadsheet takes for a formula when a cell begins with it (full-width forms too).
-_FORMULA = "=+-@\t\r|%＝＋－＠"
-# What a chat or Markdown takes for a mention, a link, a picture or markup.
-_MARKUP = re.compile(r"([\\`*_{}\[\]()<>#!|~])")
-_LINK = re.compile(r"(?i)((?:https?|ftp|mailto|javascript|data|slack)):|(www)\.")
-
-
-def csv_text(text: object, *, limit: int = 200) -> str:
-    """Return `safe_text` for a cell: what could be a formula gets a quote in front."""
-    line = safe_text(text, limit=limit)
-    return f"'{line}" if line[:1] and line[0] in _FORMULA else line
-
-
-def chat_text(text: object, *, limit: int = 200) -> str:
-    """Return `safe_text` for a chat message: no mention, link, picture or markup works."""
-    line = _LINK.sub(
-        lambda m: f"{m[1]}&#58;" if m[1] else f"{m[2]}&#46;", safe_text(text, limit=limit)
-    )
-    line = line.replace("&", "&amp;").replace("&amp;#58;", "&#58;").replace("&amp;#46;", "&#46;")
-    line = line.replace("<", "&lt;").replace(">", "&gt;").replace("@", "&#64;")
-    return _MARKUP.sub(lambda m: m[1] if m[1] == "#" else f"\\{m[1]}", line)
+def json_text(text: str) -> str:
+    """Return JSON that says the same and shows as what it is: what `clean` removes is escaped."""
+    return _HIDDEN.sub(lambda m: json.dumps(m.group())[1:-1], text)

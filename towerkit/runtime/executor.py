@@ -6,7 +6,6 @@ in a replay.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -14,9 +13,8 @@ import msgspec
 
 from towerkit.core.env import Env
 from towerkit.faults.plan import FaultPlan
+from towerkit.privacy.log import log
 from towerkit.reliability.breaker import Breaker, Permit, Refusal, RetryBudget
-
-log = logging.getLogger("towerkit")
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,19 +10,18 @@ Specifications: www.w3.org/TR/trace-context, www.w3.org/TR/baggage.
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from towerkit.core.errors import UsageError
+from towerkit.privacy.log import log
 from towerkit.telemetry.recorder import OpenSpan
 
 if TYPE_CHECKING:
     from towerkit.runtime.run import Run
 
-log = logging.getLogger("towerkit")
 
 MOST_MEMBERS, MOST_BYTES = 64, 8_192  # what the baggage specification promises to carry
 

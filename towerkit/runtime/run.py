@@ -8,7 +8,6 @@ what the agent gets but `e.tower` on an exception.
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
@@ -27,6 +26,7 @@ from towerkit.core.types import Message, Request, Response
 from towerkit.cost.ledger import NANO, ledger_of
 from towerkit.faults.plan import FaultPlan
 from towerkit.packs.committer import commit_later
+from towerkit.privacy.log import log
 from towerkit.reliability.classify import Failure, classify
 from towerkit.reliability.policy import CallState
 from towerkit.reliability.probe import get, is_a, text_of
@@ -55,8 +55,6 @@ if TYPE_CHECKING:
     from towerkit.packs.store import Pack
     from towerkit.runtime.tower import Tower
     from towerkit.telemetry.foreign import Place
-
-log = logging.getLogger("towerkit")
 
 
 # Says what is wrong with an answer, in words for the model; None for a good one.
@@ -134,9 +132,13 @@ class Run:
     def _describe(
         self, identity: Mapping[str, Any], faults: Sequence[Mapping[str, Any]]
     ) -> dict[str, Any]:
+        redactor = self.tower.redactor
+        told = redactor.value(dict(identity))
+        if redactor.capture == "off" and isinstance(told.get("case_id"), str):
+            told["case_id"] = redactor.name(told["case_id"])  # it may be a sentence
         return {
             "service": self.tower.service,
-            "scenario": self.tower.redactor.name(self.name),
+            "scenario": redactor.name(self.name),
             "release": self.tower.release,
             "case_id": None,
             "trial": None,
@@ -148,7 +150,7 @@ class Run:
             "windows": self.tower.model_state.windows,
             "renewable": self.tower.model_state.renewable,
             "faults": [dict(f) for f in faults],
-            **self.tower.redactor.value(dict(identity)),
+            **told,
         }
 
     # -- life ------------------------------------------------------------------------------------

@@ -9,16 +9,14 @@ must not stop the agent.
 
 from __future__ import annotations
 
-import logging
 import threading
 from typing import Any, Literal
 
 import msgspec
 
 from towerkit.core.errors import UsageError
+from towerkit.privacy.log import log
 from towerkit.reliability.breaker import Breaker, Limits, Outcome, Permit, Refusal, State, in_ns
-
-log = logging.getLogger("towerkit")
 
 TRUST_S = 0.1  # how long "closed" is believed without asking
 BATCH = 20  # good answers reported at once, at the latest

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import atexit
 import fcntl
-import logging
 import os
 import struct
 import threading
@@ -29,7 +28,7 @@ from typing import Any, Literal
 
 import msgspec
 
-log = logging.getLogger("towerkit")
+from towerkit.privacy.log import log
 
 MAGIC = b"towerkit journal 1\n"
 SUFFIX = ".journal"

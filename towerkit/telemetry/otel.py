@@ -11,7 +11,6 @@ comes to the right sum.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -32,10 +31,9 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 
 from towerkit.core.canonical import canonical_text
 from towerkit.packs.store import Pack
+from towerkit.privacy.log import log
 from towerkit.telemetry import names
 from towerkit.telemetry.messages import Bodies, model_content, run_content, tool_content
-
-log = logging.getLogger("towerkit")
 
 BATCH = 512  # spans a request, as OpenTelemetry's own processors send them
 _DEFAULT_SERVICE = "agent"

@@ -8,17 +8,17 @@ said: each is still in the store.
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import threading
 import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from towerkit.privacy.log import log
+
 if TYPE_CHECKING:
     from towerkit.packs.store import Pack
 
-log = logging.getLogger("towerkit")
 
 WAITING_PACKS = 1_000
 EXIT_S = 5.0  # what a process that ends gives the backend

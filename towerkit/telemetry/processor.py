@@ -13,7 +13,6 @@ not kept, because nobody knows when its trace is over. Nothing here raises into 
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -24,12 +23,11 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import StatusCode
 
+from towerkit.privacy.log import log
 from towerkit.telemetry import names
 from towerkit.telemetry.counting import settle
 from towerkit.telemetry.foreign import Emitted, Happened, Place, ending, fill, what_is
 from towerkit.telemetry.recorder import OpenSpan, Recorder
-
-log = logging.getLogger("towerkit")
 
 Key = tuple[int, int]
 _REMEMBERED = 10_000  # open spans of sealed runs, to tell late ones from those outside

@@ -10,7 +10,6 @@ made then.
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -27,11 +26,10 @@ from towerkit.core.types import Usage
 from towerkit.cost.prices import Price
 from towerkit.packs.tables import CONTENT, COSTS, INPUTS, SPANS
 from towerkit.packs.writer import Draft, Row
+from towerkit.privacy.log import log
 from towerkit.privacy.redact import Redactor
 from towerkit.telemetry import names
 from towerkit.telemetry.journal import Journal
-
-log = logging.getLogger("towerkit")
 
 # Contents seen before, by their unredacted bytes: a conversation is sent again with every call.
 _MEMO_BYTES, _MEMO_ITEM = 8_000_000, 200_000
