@@ -65,14 +65,19 @@ def decode(data: bytes, table: Table, *, where: str) -> pl.DataFrame:
     import polars as pl  # noqa: PLC0415
 
     where = shown(where)
-    footer = _footer(data, where)
-    _check_shape(footer, table, where)
-    _check_size(footer, data, table, where)
+    check_bounds(data, table, where=where)
     try:
         return pl.read_parquet(data, parallel="auto" if len(data) > _SMALL else "none")
     # A hostile file may raise anything in the library, and a panic of it is no Exception.
     except (Exception, pl.exceptions.PanicException) as error:  # noqa: BLE001
         raise PackError(f"{where}: not a readable Parquet file ({type(error).__name__})") from None
+
+
+def check_bounds(data: bytes, table: Table, *, where: str) -> None:
+    """Raise `PackError` for a file of other columns, or one that may become too large."""
+    footer = _footer(data, where)
+    _check_shape(footer, table, where)
+    _check_size(footer, data, table, where)
 
 
 def _footer(data: bytes, where: str) -> Fields:

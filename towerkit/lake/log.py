@@ -1,0 +1,216 @@
+"""The logs of a lake: what is in it, and how that changes.
+
+Rule: a commit is the next version of a log, put where there is none, once and never merged: who is
+second looks again. The log of `runs` is committed first and alone decides. The other tables follow
+it: their set of files becomes that of `runs`, whoever does it and however often. So a kill between
+two tables leaves nothing to undo, and the next compaction finishes it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from towerkit.core.env import Env
+from towerkit.lake.place import Place, library
+from towerkit.lake.tables import DATE, LAKE_TABLES, RUNS, delta_schema
+from towerkit.packs.tables import PACK_TABLES
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+class BatchName(msgspec.Struct, frozen=True, order=True):
+    """The files of one batch: one a table, all of one day."""
+
+    day: str
+    batch: str
+
+    def key(self, table: str) -> str:
+        """Return the key of the batch's file of `table` in the lake."""
+        return f"{table}/{self.path}"
+
+    @property
+    def path(self) -> str:
+        """The file's path in its table, as logs name it."""
+        return f"{DATE}={self.day}/{self.batch}.parquet"
+
+
+def name_of(path: str) -> BatchName:
+    """Return the batch of a file's path in its table."""
+    pure = PurePosixPath(path)
+    return BatchName(day=pure.parent.name.partition("=")[2], batch=pure.stem)
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """The lake at one version of `runs`: its batches, and a row a run without its manifest."""
+
+    version: int
+    batches: frozenset[BatchName]
+    index: Any  # a pl.DataFrame: the columns of RUNS but the manifest, and the date
+
+
+NOTHING = Snapshot(-1, frozenset(), None)
+
+
+class Log:
+    """The Delta logs of the lake at a place."""
+
+    def __init__(self, place: Place, env: Env) -> None:
+        """Touch nothing yet."""
+        self.place, self._env = place, env
+
+    def _table(self, name: str) -> Any:
+        """Return the Delta table, or None where there is none."""
+        deltalake, absent = library("deltalake"), library("deltalake.exceptions").TableNotFoundError
+        folder = self.place.folder
+        if folder is not None and not (folder / name / "_delta_log").is_dir():
+            return None  # Delta would make the folder to find it empty
+        with self.place.said("read"):
+            try:
+                return deltalake.DeltaTable(self.place.at(name))
+            except absent:
+                return None
+
+    def ensure(self) -> None:
+        """Create the tables that are not there."""
+        deltalake, errors = library("deltalake"), library("deltalake.exceptions")
+        self.place.make()
+        for name, table in LAKE_TABLES.items():
+            if self._table(name) is not None:
+                continue
+            with self.place.said("write to"):
+                try:
+                    schema = deltalake.Schema.from_arrow(delta_schema(table))
+                    deltalake.DeltaTable.create(
+                        self.place.at(name), schema=schema,
+                        mode="ignore", partition_by=[DATE], name=name, description=table.row,
+                        configuration={"delta.dataSkippingStatsColumns": "run_id"},
+                    )  # fmt: skip
+                except errors.DeltaError:
+                    if self._table(name) is None:  # nobody else made it meanwhile
+                        raise
+
+    def snapshot(self) -> Snapshot:
+        """Return what is in the lake now."""
+        table = self._table(RUNS.name)
+        return NOTHING if table is None else self._read(table)
+
+    def _read(self, table: Any) -> Snapshot:
+        batches = _batches(table)
+        return Snapshot(table.version(), batches, self._index(batches))
+
+    def _index(self, batches: frozenset[BatchName]) -> pl.DataFrame:
+        import polars as pl  # noqa: PLC0415
+
+        from towerkit.packs.validate import polars_schema  # noqa: PLC0415
+
+        if not batches:
+            return pl.DataFrame(schema={DATE: pl.Date, **polars_schema(RUNS)}).drop("manifest")
+        files = [self.place.at(b.key(RUNS.name)) for b in sorted(batches)]
+        with self.place.said("read"):
+            return (
+                pl.scan_parquet(files, hive_partitioning=True, hive_schema={DATE: pl.Date})
+                .drop("manifest")
+                .collect()
+            )
+
+    def commit(self, before: Snapshot, add: Sequence[BatchName], remove: Sequence[BatchName],
+               index: pl.DataFrame) -> bool:  # fmt: skip
+        """Make `runs` hold `add` and no longer `remove`; return False if it is not as `before`.
+
+        `index` has the rows of `add`. All their files, of every table, must have been put.
+        """
+        table = self._table(RUNS.name)
+        if table.version() != before.version:
+            return False
+        return self._write(table, RUNS.name, add, remove, index)
+
+    def follow(self, name: str) -> bool:
+        """Make the files of table `name` those that `runs` names; return whether it changed."""
+        while True:
+            table = self._table(name)  # first: what it names, `runs` has named before
+            now = self.snapshot()
+            has = _batches(table)
+            add, remove = sorted(now.batches - has), sorted(has - now.batches)
+            if not add and not remove:
+                return False
+            if self._write(table, name, add, remove, now.index):
+                return True
+
+    def follow_all(self) -> bool:
+        """Make every table follow; return whether one had to."""
+        followed = {name for name in PACK_TABLES if self.follow(name)}  # each, not until one did
+        return bool(followed)
+
+    def _write(self, table: Any, name: str, add: Sequence[BatchName], remove: Sequence[BatchName],
+               index: pl.DataFrame) -> bool:  # fmt: skip
+        deltalake, failed = library("deltalake"), library("deltalake.exceptions").CommitFailedError
+        changes = library("deltalake.transaction")
+        now_ms = self._env.wall_ns() // 1_000_000
+        actions = [
+            *(self._added(changes, name, b, index, now_ms) for b in add),
+            *(
+                changes.RemoveAction(
+                    path=b.path,
+                    data_change=True,
+                    deletion_timestamp=now_ms,
+                    partition_values={DATE: b.day},
+                )
+                for b in remove
+            ),
+        ]
+        with self.place.said("write to"):
+            try:
+                table.create_write_transaction(
+                    actions, "append", table.schema(), [DATE],
+                    commit_properties=deltalake.CommitProperties(max_commit_retries=0),
+                )  # fmt: skip
+            except failed:
+                if self._table(name).version() == table.version():
+                    raise  # nobody was faster: it cannot be written
+                return False
+        return True
+
+    def _added(
+        self, changes: Any, name: str, b: BatchName, index: pl.DataFrame, now_ms: int
+    ) -> Any:
+        import polars as pl  # noqa: PLC0415
+
+        runs = index.filter(pl.col("batch") == b.batch)
+        rows = runs.height if name == RUNS.name else int(runs[f"{name}_rows"].sum())
+        stats = {
+            "numRecords": rows, "minValues": {"run_id": runs["run_id"].min()},
+            "maxValues": {"run_id": runs["run_id"].max()}, "nullCount": {"run_id": 0},
+        }  # fmt: skip
+        size = self.place.size(b.key(name))
+        return changes.AddAction(
+            path=b.path, size=size, partition_values={DATE: b.day}, modification_time=now_ms,
+            data_change=True, stats=json.dumps(stats),
+        )  # fmt: skip
+
+    def sync(self, batches: Sequence[BatchName]) -> None:
+        """Have the files of `batches` and all logs on the disk."""
+        if self.place.folder is None:
+            return
+        for name in LAKE_TABLES:
+            logs = [f"{name}/_delta_log/{p.name}"
+                    for p in (self.place.folder / name / "_delta_log").glob("*.json")]  # fmt: skip
+            self.place.sync([*logs, *(b.key(name) for b in batches)])
+
+    def vacuum(self) -> None:
+        """Delete files that no log has named for seven days."""
+        for name in LAKE_TABLES:
+            with self.place.said("delete from"):
+                self._table(name).vacuum(dry_run=False, full=True)
+
+
+def _batches(table: Any) -> frozenset[BatchName]:
+    import polars as pl  # noqa: PLC0415
+
+    paths = pl.DataFrame(table.get_add_actions(flatten=True))["path"]
+    return frozenset(name_of(path) for path in paths)
