@@ -102,7 +102,7 @@ def test_a_kill_between_two_tables_is_finished_by_the_next(store, monkeypatch, t
 
 def test_forty_at_once_leave_every_run_once(store):
     """Threads with overlapping selections: one wins a run, the others see it and go on."""
-    packs = [*store.packs(), *make_runs(store.root, 6, first=20)]
+    packs = store.packs()
     chosen = ["", *(f"run_id={p.run_id}" for p in packs)]
     barrier, done, broken = threading.Barrier(40), [], []
 
@@ -257,7 +257,8 @@ def test_duckdb_reads_the_tables(store):
     costs = DeltaTable(f"{done.lake}/costs").file_uris()
     sql = """SELECT s.run_id, count(*) AS n, any_value(c.cost) AS cost
         FROM read_parquet(?, hive_partitioning = true) s
-        JOIN (SELECT run_id, sum(cost_nanousd) AS cost FROM read_parquet(?) GROUP BY 1) c USING (run_id)
+        JOIN (SELECT run_id, sum(cost_nanousd) AS cost FROM read_parquet(?) GROUP BY 1) c
+        USING (run_id)
         WHERE s.date >= DATE '2026-01-01' GROUP BY s.run_id ORDER BY s.run_id"""
     found = duckdb.execute(sql, [spans, costs]).fetchall()
     assert found == sorted(

@@ -18,7 +18,14 @@ import msgspec
 from towerkit.core.errors import PackError
 from towerkit.lake.log import BatchName
 from towerkit.lake.place import Place
-from towerkit.lake.tables import LAKE_TABLES, RUNS, arrow_schema, by_dictionary, with_statistics
+from towerkit.lake.tables import (
+    DATE,
+    LAKE_TABLES,
+    RUNS,
+    arrow_schema,
+    by_dictionary,
+    with_statistics,
+)
 from towerkit.packs.parquet import guarded
 from towerkit.packs.reader import Pack, folder_of, merkle_leaves, open_pack
 from towerkit.packs.tables import PACK_TABLES
@@ -157,7 +164,7 @@ def with_date(frame: pl.DataFrame, day: str) -> pl.DataFrame:
     """Return rows of `runs` with their partition, as the index of a snapshot has them."""
     import polars as pl  # noqa: PLC0415
 
-    return frame.with_columns(date=pl.lit(day).str.to_date())
+    return frame.select(pl.lit(day).str.to_date().alias(DATE), pl.all())
 
 
 class _File:

@@ -87,7 +87,7 @@ def compact(
     with _Workers(jobs, len(folders)) as pool:
         job.run(pool)
     dropped = _dropped(lake, job) if drop else ()
-    if job.added or job.replaced:
+    if job.rewrote:
         lake.log.vacuum()
     return Compaction(
         added=tuple(job.added), replaced=tuple(job.replaced), already=job.already, dropped=dropped,
@@ -130,6 +130,7 @@ class _Job:
         self.added: list[str] = []
         self.replaced: list[str] = []
         self.already = 0
+        self.rewrote = False
         self.problems: dict[str, str] = {}
         self.kept: set[str] = set()  # in the lake, and the pack says nothing newer
 
@@ -245,6 +246,7 @@ class _Job:
         self.lake.log.follow_all()
         if work.erase:
             self.lake.place.delete(b.key(t) for b in work.rewrites for t in LAKE_TABLES)
+        self.rewrote = self.rewrote or bool(work.rewrites)
         done = {f.name for f in work.folders} & set(made.index["run_id"].to_list())
         (self.replaced if work.erase else self.added).extend(sorted(done))
         if self._progress is not None:

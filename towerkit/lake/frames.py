@@ -146,4 +146,5 @@ def _rows(
         pl.col("run_id").repeat_by("n").explode(empty_as_null=False),
         date=pl.col("day").str.to_date().repeat_by("n").explode(empty_as_null=False),
     )
-    return frame.with_columns(added["run_id"], added["date"])
+    frame = frame.with_columns(added["run_id"], added["date"])
+    return frame.select([n for n in columns_of(table) if n in frame.columns])

@@ -63,6 +63,7 @@ class Log:
     def __init__(self, place: Place, env: Env) -> None:
         """Touch nothing yet."""
         self.place, self._env = place, env
+        self._known: dict[BatchName, pl.DataFrame] = {}  # batches never change
 
     def _table(self, name: str) -> Any:
         """Return the Delta table, or None where there is none."""
@@ -101,23 +102,28 @@ class Log:
         return NOTHING if table is None else self._read(table)
 
     def _read(self, table: Any) -> Snapshot:
-        batches = _batches(table)
-        return Snapshot(table.version(), batches, self._index(batches))
-
-    def _index(self, batches: frozenset[BatchName]) -> pl.DataFrame:
+        """Return the lake at a version of `runs`; of batches known already nothing is read."""
         import polars as pl  # noqa: PLC0415
 
         from towerkit.packs.validate import polars_schema  # noqa: PLC0415
 
-        if not batches:
-            return pl.DataFrame(schema={DATE: pl.Date, **polars_schema(RUNS)}).drop("manifest")
-        files = [self.place.at(b.key(RUNS.name)) for b in sorted(batches)]
+        batches = _batches(table)
+        new = sorted(batches - self._known.keys())
         with self.place.said("read"):
-            return (
-                pl.scan_parquet(files, hive_partitioning=True, hive_schema={DATE: pl.Date})
-                .drop("manifest")
-                .collect()
-            )
+            frames = pl.collect_all([self._index_of(b) for b in new])
+        self._known = {b: f for b, f in self._known.items() if b in batches}
+        self._known |= dict(zip(new, frames, strict=True))
+        empty = pl.DataFrame(schema={DATE: pl.Date, **polars_schema(RUNS)}).drop("manifest")
+        index = pl.concat([empty, *(self._known[b] for b in sorted(batches))])
+        return Snapshot(table.version(), batches, index)
+
+    def _index_of(self, batch: BatchName) -> pl.LazyFrame:
+        import polars as pl  # noqa: PLC0415
+
+        path = self.place.at(batch.key(RUNS.name))
+        return pl.scan_parquet(path, hive_partitioning=False).select(
+            pl.lit(batch.day).str.to_date().alias(DATE), pl.exclude("manifest")
+        )
 
     def commit(self, before: Snapshot, add: Sequence[BatchName], remove: Sequence[BatchName],
                index: pl.DataFrame) -> bool:  # fmt: skip

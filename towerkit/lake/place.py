@@ -70,8 +70,8 @@ class Place:
         if self.folder is not None:
             self.make()
             return stores.LocalStore(self.folder)
-        return stores.from_url(self.url, client_options={"timeout": "60s"},
-                               retry_config={"max_retries": 4})  # fmt: skip
+        # No client options: they would replace those of the environment.
+        return stores.from_url(self.url, retry_config={"max_retries": 4})
 
     @contextlib.contextmanager
     def said(self, what: str) -> Iterator[None]:

@@ -12,7 +12,7 @@ from towerkit.core.errors import SelectionError
 from towerkit.lake.reader import Lake, LakePack
 from towerkit.lake.frames import lake_of
 from towerkit.packs.files import shown
-from towerkit.packs.reader import RUN_ID, Pack
+from towerkit.packs.reader import RUN_ID, Pack, folder_of
 from towerkit.packs.selection import Selection
 from towerkit.packs.store import Store
 
@@ -35,7 +35,7 @@ class LakeStore(Store):
         known = {p.run_id for p in here}
         matching = [p for p in here if chosen.matches(p.manifest)]
         matching += [p for p in self.lake.select(chosen) if p.run_id not in known]
-        return sorted(matching, key=lambda p: (p.manifest["started_unix_ns"], p.run_id))
+        return sorted(matching, key=lambda p: folder_of(p.manifest))
 
     def beyond(self, folders: Sequence[Path]) -> list[LakePack]:
         """Return the runs of the lake that are in none of `folders` of the store."""
