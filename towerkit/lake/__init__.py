@@ -10,10 +10,10 @@ The libraries `deltalake` and `obstore` are the extra `lake`, imported where a l
 from __future__ import annotations
 
 from towerkit.lake.compaction import Compaction, compact, replace_changed
+from towerkit.lake.frames import scan
 from towerkit.lake.published import compact_published, publish
 from towerkit.lake.reader import Lake, LakePack
 from towerkit.lake.redaction import redact_in_lake
-from towerkit.lake.frames import scan
 from towerkit.lake.store import LakeStore, open_store
 
 __all__ = [

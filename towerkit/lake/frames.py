@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from towerkit.lake.place import Place
 from towerkit.lake.reader import Lake
 from towerkit.lake.tables import DATE, LAKE_TABLES, RUNS
 from towerkit.packs.parquet import guarded
-from towerkit.packs.reader import Pack
+from towerkit.packs.reader import Pack, open_pack
 from towerkit.packs.store import Store
 from towerkit.packs.tables import PACK_TABLES
 from towerkit.packs.validate import polars_schema
@@ -50,14 +51,13 @@ def scan(
     if table not in LAKE_TABLES:
         raise UsageError(f"expected a table of {', '.join(sorted(LAKE_TABLES))}, got {table!r}")
     source = store if isinstance(store, Store) else Store(store or _store())
-    packs = {p.run_id: p for p in source.packs() if p.folder.is_dir()}
+    folders = source.folders()
     found = lake_of(source, lake)
-    parts = []
-    if found is not None:
-        packs = {r: p for r, p in packs.items() if r not in found.run_ids()}
-        parts = [_of_lake(found, table)] if found.snapshot.batches else []
+    there = set() if found is None else found.run_ids()
+    packs = [open_pack(f) for f in folders if f.name not in there]
+    parts = [_of_lake(found, table)] if found is not None and there else []
     if packs or not parts:
-        parts.append(_of_packs(table, list(packs.values())))
+        parts.append(_of_packs(table, packs))
     return pl.concat(parts)
 
 
@@ -70,7 +70,15 @@ def lake_of(store: Store, url: Path | str | None = None) -> Lake | None:
     place = Place(default_lake(store) if url is None else url)
     if place.folder is not None and not (place.folder / RUNS.name / "_delta_log").is_dir():
         return None
-    return Lake(place.url)
+    lake = _lake(place.url)
+    lake.refresh()
+    return lake
+
+
+@lru_cache(maxsize=8)
+def _lake(url: str) -> Lake:
+    """Return a lake that knows the batches it has seen: they never change."""
+    return Lake(url)
 
 
 def columns_of(table: str) -> list[str]:

@@ -117,14 +117,13 @@ class Lake:
         """Return the run of an id, or None."""
         import polars as pl  # noqa: PLC0415
 
-        index = self.snapshot.index
-        rows = [] if index is None else index.filter(pl.col("run_id") == run_id).to_dicts()
-        if not rows:
+        row = self._row(run_id)
+        if row is None:
             return None
-        scan = pl.scan_parquet(self.file(rows[0], RUNS.name), hive_partitioning=False)
+        scan = pl.scan_parquet(self.file(row, RUNS.name), hive_partitioning=False)
         with self.place.said("read"):
             texts = scan.filter(pl.col("run_id") == run_id).select("manifest").collect()
-        return self._pack(rows[0], texts["manifest"][0])
+        return self._pack(row, texts["manifest"][0])
 
     def _pack(self, row: dict[str, Any], text: str) -> LakePack:
         where = f"{self.place.url}#{row['run_id']}"
@@ -162,6 +161,21 @@ class Lake:
         texts = rows["manifest"].to_list()
         listed = rows.drop("manifest").with_columns(date=pl.lit(batch.day)).to_dicts()
         return [self._pack(row, text) for row, text in zip(listed, texts, strict=True)]
+
+    def frame(self, table: str, run_id: str) -> pl.DataFrame:
+        """Return the rows of one run as they stand in the lake, unchecked; `pack` checks them."""
+        row = self._row(run_id)
+        if row is None:
+            raise SelectionError(f"the lake at {shown(self.place.url)} has no run {shown(run_id)}")
+        return self.rows_of(row, [table])[table]
+
+    def _row(self, run_id: str) -> dict[str, Any] | None:
+        """Return a run's row of the index."""
+        import polars as pl  # noqa: PLC0415
+
+        index = self.snapshot.index
+        rows = [] if index is None else index.filter(pl.col("run_id") == run_id).to_dicts()
+        return rows[0] if rows else None
 
     def rows_of(self, row: dict[str, Any], names: list[str]) -> dict[str, pl.DataFrame]:
         """Return the rows of one run, of several tables at once, unchecked."""

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from towerkit.core.errors import SelectionError
-from towerkit.lake.reader import Lake, LakePack
 from towerkit.lake.frames import lake_of
+from towerkit.lake.reader import Lake, LakePack
 from towerkit.packs.files import shown
 from towerkit.packs.reader import RUN_ID, Pack, folder_of
 from towerkit.packs.selection import Selection
