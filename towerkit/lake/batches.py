@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 GROUP_RUNS = 256  # read and verified together
-PIECE_RUNS = 64  # in one row group: what is read to find one run
+# Of one row group, which is what is read to find one run: runs, and bytes before compression.
+PIECE_RUNS, PIECE_BYTES = 64, 1024 * 1024
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -155,7 +156,7 @@ def make_batch(place: Place, name: BatchName, groups: Iterable[Group]) -> Made |
         place.put(name.key(table), file.bytes())
     frame = _frame(RUNS, runs)
     file = _File(RUNS.name)
-    file.write(frame)
+    file.write(frame, [1] * frame.height)
     place.put(name.key(RUNS.name), file.bytes())
     return Made(name, with_date(frame.drop("manifest"), name.day))
 
@@ -175,9 +176,9 @@ class _File:
 
         self.table, self.rows, self._sink = LAKE_TABLES[name], 0, io.BytesIO()
         self._writer = pq.ParquetWriter(
-            self._sink, arrow_schema(self.table), compression="zstd", compression_level=3,
+            self._sink, arrow_schema(self.table), compression="zstd", compression_level=1,
             use_dictionary=by_dictionary(self.table), store_schema=False,
-            write_statistics=with_statistics(self.table),
+            write_statistics=with_statistics(self.table), write_batch_size=128 * 1024,
         )  # fmt: skip
 
     def add(self, group: Group, frame: pl.DataFrame) -> None:
@@ -192,19 +193,19 @@ class _File:
         numbers = numbers.select(
             pl.col("run_id").repeat_by("n").explode(), row=pl.int_ranges("n").explode()
         ).drop_nulls()
-        rows = frame.with_columns(numbers["run_id"], numbers["row"]).select(self.table.names)
-        at = 0
-        for first in range(0, len(counts), PIECE_RUNS):
-            height = sum(counts[first : first + PIECE_RUNS])
-            self.write(rows.slice(at, height))
-            at += height
+        self.write(frame.with_columns(numbers["run_id"], numbers["row"]), counts)
 
-    def write(self, rows: pl.DataFrame) -> None:
-        """Add rows as one row group."""
-        if rows.height:
-            arrow = rows.to_arrow().cast(arrow_schema(self.table))
-            self._writer.write_table(arrow, row_group_size=max(1, rows.height))
-            self.rows += rows.height
+    def write(self, rows: pl.DataFrame, counts: Sequence[int]) -> None:
+        """Add the rows of runs, `counts` of each, in row groups of some runs."""
+        arrow = rows.select(self.table.names).to_arrow().cast(arrow_schema(self.table))
+        fit = PIECE_BYTES * len(counts) // max(1, arrow.nbytes)
+        piece, at = max(1, min(PIECE_RUNS, fit)), 0
+        for first in range(0, len(counts), piece):
+            height = sum(counts[first : first + piece])
+            if height:
+                self._writer.write_table(arrow.slice(at, height), row_group_size=height)
+            at += height
+        self.rows += at
 
     def bytes(self) -> bytes:
         """Return the file's bytes; nothing can be added after."""

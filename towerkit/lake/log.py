@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     import polars as pl
 
 
+POSITION = "position"  # of a run in its batch's file of `runs`, in the index
+
+
 class BatchName(msgspec.Struct, frozen=True, order=True):
     """The files of one batch: one a table, all of one day."""
 
@@ -113,7 +116,8 @@ class Log:
             frames = pl.collect_all([self._index_of(b) for b in new])
         self._known = {b: f for b, f in self._known.items() if b in batches}
         self._known |= dict(zip(new, frames, strict=True))
-        empty = pl.DataFrame(schema={DATE: pl.Date, **polars_schema(RUNS)}).drop("manifest")
+        kinds = {DATE: pl.Date, **polars_schema(RUNS), POSITION: pl.Int64}
+        empty = pl.DataFrame(schema=kinds).drop("manifest")
         index = pl.concat([empty, *(self._known[b] for b in sorted(batches))])
         return Snapshot(table.version(), batches, index)
 
@@ -122,8 +126,9 @@ class Log:
 
         path = self.place.at(batch.key(RUNS.name))
         return pl.scan_parquet(path, hive_partitioning=False).select(
-            pl.lit(batch.day).str.to_date().alias(DATE), pl.exclude("manifest")
-        )
+            pl.lit(batch.day).str.to_date().alias(DATE), pl.exclude("manifest"),
+            pl.row_index(POSITION).cast(pl.Int64),
+        )  # fmt: skip
 
     def commit(self, before: Snapshot, add: Sequence[BatchName], remove: Sequence[BatchName],
                index: pl.DataFrame) -> bool:  # fmt: skip

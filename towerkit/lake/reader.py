@@ -16,7 +16,7 @@ import msgspec
 from towerkit.core.env import Env, SystemEnv
 from towerkit.core.errors import PackError, SelectionError
 from towerkit.lake.batches import Group, check
-from towerkit.lake.log import BatchName, Log, Snapshot
+from towerkit.lake.log import POSITION, BatchName, Log, Snapshot
 from towerkit.lake.place import Place
 from towerkit.lake.tables import RUNS
 from towerkit.packs import signing
@@ -122,7 +122,7 @@ class Lake:
             return None
         scan = pl.scan_parquet(self.file(row, RUNS.name), hive_partitioning=False)
         with self.place.said("read"):
-            texts = scan.filter(pl.col("run_id") == run_id).select("manifest").collect()
+            texts = scan.slice(row[POSITION], 1).select("manifest").collect()
         return self._pack(row, texts["manifest"][0])
 
     def _pack(self, row: dict[str, Any], text: str) -> LakePack:

@@ -66,8 +66,11 @@ def _of(table: Table) -> Table:
 
 LAKE_TABLES: dict[str, Table] = {**{n: _of(t) for n, t in PACK_TABLES.items()}, "runs": RUNS}
 
-# Columns of few distinct values, or with one that repeats from run to run.
-_LONG = frozenset({"salt", "manifest", "manifest_sha256", "root", "span_id", "parent_span_id"})
+# Columns whose values hardly repeat: a dictionary of them costs time and saves nothing.
+_LONG = frozenset({
+    "salt", "manifest", "manifest_sha256", "root", "span_id", "parent_span_id", "body", "digest",
+    "attributes", "events", "error_message", "request_digest", "response_digest",
+})  # fmt: skip
 
 
 @cache

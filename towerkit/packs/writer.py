@@ -54,7 +54,8 @@ def _salted(rows: Sequence[Row], seed: bytes, name: str) -> list[Row]:
 
 
 @cache
-def _arrow_schema(table: Table) -> Any:
+def arrow_schema(table: Table) -> Any:
+    """Return the Arrow schema that `table` is written with."""
     import pyarrow as pa  # noqa: PLC0415
 
     kinds = {
@@ -70,7 +71,7 @@ def _arrow_schema(table: Table) -> Any:
 def _arrow(table: Table, columns: Sequence[Sequence[Any]]) -> Any:
     import pyarrow as pa  # noqa: PLC0415
 
-    schema = _arrow_schema(table)
+    schema = arrow_schema(table)
     try:
         arrays = [pa.array(values, type=f.type) for values, f in zip(columns, schema, strict=True)]
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError) as error:
