@@ -46,7 +46,9 @@ CALLS = 20
 
 def text(rng: random.Random, size: int = 2048) -> str:
     """Return prose of `size` characters: words with numbers between them."""
-    words = (rng.choice(WORDS) if rng.random() < 0.9 else str(rng.randrange(10**6)) for _ in range(size))
+    words = (
+        rng.choice(WORDS) if rng.random() < 0.9 else str(rng.randrange(10**6)) for _ in range(size)
+    )
     return " ".join(words)[:size]
 
 
@@ -241,7 +243,10 @@ def measure(here: Path, options: argparse.Namespace) -> dict[str, Any]:
         for name, work in one.items():
             found[name].append(ms(work))
     best = {name: min(values) for name, values in found.items()}
-    same = errors_by_model(pl.scan_parquet(files)), errors_by_model(scan("spans", store=only, lake=lake))
+    same = (
+        errors_by_model(pl.scan_parquet(files)),
+        errors_by_model(scan("spans", store=only, lake=lake)),
+    )
     assert same[0].sort(pl.all()).equals(same[1].sort(pl.all()))
     sample = random.Random(0).sample(folders, 200)
     return {
