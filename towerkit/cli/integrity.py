@@ -69,7 +69,7 @@ def _verified(store: Store, one: Path | Pack, keys: list[bytes], *, unsigned: bo
     from towerkit.packs.reader import open_pack
 
     if not isinstance(one, Path):
-        return one.verify(keys)
+        return one.verify(keys, allow_unsigned_redactions=unsigned)
     found = open_pack(one)
     misplaced = store.misplaced(found)
     if misplaced:

@@ -26,7 +26,7 @@ from towerkit.lake.tables import (
     by_dictionary,
     with_statistics,
 )
-from towerkit.packs.parquet import guarded
+from towerkit.packs.parquet import check_bounds
 from towerkit.packs.reader import Pack, folder_of, merkle_leaves, open_pack
 from towerkit.packs.tables import PACK_TABLES
 from towerkit.packs.validate import MUST_HAVE_ROWS, holds
@@ -93,7 +93,7 @@ def _decoded(packs: list[Pack], name: str) -> pl.DataFrame:
     table, files = PACK_TABLES[name], list[IO[bytes]]()
     for pack in packs:
         data = pack.file_bytes(name)
-        guarded(lambda: None, data, table, where=str(pack.folder))
+        check_bounds(data, table, where=str(pack.folder))
         files.append(io.BytesIO(data))
     try:
         frame = pl.read_parquet(files) if files else pl.DataFrame()

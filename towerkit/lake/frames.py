@@ -21,7 +21,7 @@ from towerkit.lake.compaction import default_lake
 from towerkit.lake.place import Place
 from towerkit.lake.reader import Lake
 from towerkit.lake.tables import DATE, LAKE_TABLES, RUNS
-from towerkit.packs.parquet import guarded
+from towerkit.packs.parquet import check_bounds
 from towerkit.packs.reader import Pack, open_pack
 from towerkit.packs.store import Store
 from towerkit.packs.tables import PACK_TABLES
@@ -142,7 +142,7 @@ def _rows(
     files: list[IO[bytes]] = []
     for pack in packs:
         data = pack.file_bytes(table)
-        guarded(lambda: None, data, PACK_TABLES[table], where=str(pack.folder))
+        check_bounds(data, PACK_TABLES[table], where=str(pack.folder))
         files.append(io.BytesIO(data))
     empty = pl.DataFrame(schema={n: polars_schema(PACK_TABLES[table])[n] for n in names})
     frame = pl.read_parquet(files, columns=names) if files else empty

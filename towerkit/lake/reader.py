@@ -19,7 +19,6 @@ from towerkit.lake.batches import Group, check
 from towerkit.lake.log import POSITION, BatchName, Log, Snapshot
 from towerkit.lake.place import Place
 from towerkit.lake.tables import RUNS
-from towerkit.packs import signing
 from towerkit.packs.files import shown
 from towerkit.packs.reader import Pack, Verified, merkle_leaves, parse_manifest
 from towerkit.packs.selection import Selection
@@ -58,18 +57,16 @@ class LakePack(Pack):
         self._read([n for n in PACK_TABLES if n not in self._frames])
         return self
 
-    def verify(self, keys: Iterable[bytes] = ()) -> Verified:
+    def verify(
+        self, keys: Iterable[bytes] = (), *, allow_unsigned_redactions: bool = False
+    ) -> Verified:
         """Check every row, the root and, with public `keys`, who signed it; see `Pack.verify`."""
-        trusted = tuple(keys)
         now = self._lake.pack(self.run_id)
         if manifest_bytes(now.manifest) != manifest_bytes(self.manifest):
             raise PackError(f"{self.folder}: the manifest was changed since it was read")
-        return now.load().said_by(trusted)
-
-    def said_by(self, trusted: tuple[bytes, ...]) -> Verified:
-        """Return what the signatures say of rows and manifest that hold."""
-        signed = signing.check(self.manifest.get("signature"), self.digest, trusted)
-        return self._verified(signed=signed, redaction=self._check_redactions(trusted))
+        verified = now.attested(tuple(keys), allow_unsigned=allow_unsigned_redactions)
+        now.load()
+        return verified
 
 
 class Lake:

@@ -11,6 +11,7 @@ Format: the footer and the page headers of parquet-format 2.10.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from towerkit.core.errors import PackError
@@ -182,7 +183,7 @@ def _page(data: bytes, at: int, end: int, where: str) -> tuple[_Page, int]:
     """Return the page whose header stands at `at`, and where its bytes begin."""
     ours = _OUR_PAGE.match(data, at, end)
     if ours is not None:
-        size, packed, values = (zigzag(n, 0, len(n))[0] for n in ours.group(1, 2, 3))
+        size, packed, values = map(_number, ours.group(1, 2, 3))
         page, at = _Page(_DATA, size, packed, values, by_dictionary=False), ours.end()
     else:
         try:
@@ -193,6 +194,12 @@ def _page(data: bytes, at: int, end: int, where: str) -> tuple[_Page, int]:
     if min(page.size, page.values) < 0 or not 0 <= page.packed <= end - at:
         raise PackError(f"{where}: a page is not one: the file was changed")
     return page, at
+
+
+@lru_cache(maxsize=8192)
+def _number(spelled: bytes) -> int:
+    """Return a number of a header: those of packs are much alike."""
+    return zigzag(spelled, 0, len(spelled))[0]
 
 
 def _said(header: Fields, where: str) -> _Page:

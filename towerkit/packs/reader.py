@@ -220,20 +220,22 @@ class Pack:
         if manifest_bytes(now.manifest) != manifest_bytes(self.manifest):
             raise PackError(f"{self.folder}: the manifest was changed since it was read")
         now._check_folder()  # noqa: SLF001  one class
-        signed = signing.check(self.manifest.get("signature"), self.digest, trusted)
-        redaction = now._check_redactions(trusted)  # noqa: SLF001
-        if trusted and now.redacted and redaction == "none" and not allow_unsigned_redactions:
-            raise PackError(
-                f"{shown(self.folder)}: {len(now.redacted)} rows were redacted, and by whom is not "
-                "signed: anybody may have changed them"
-            )
+        verified = now.attested(trusted, allow_unsigned=allow_unsigned_redactions)
         # First all bytes, then what they mean.
         files = {name: now.file_bytes(name) for name in PACK_TABLES}
         for name, table in PACK_TABLES.items():
             now._decoded(table, files[name])  # noqa: SLF001
-        return now._verified(signed=signed, redaction=redaction)  # noqa: SLF001
+        return verified
 
-    def _verified(self, *, signed: bool, redaction: SignatureState) -> Verified:
+    def attested(self, trusted: tuple[bytes, ...], *, allow_unsigned: bool) -> Verified:
+        """Return what the signatures say of root and redactions; the rows are for the caller."""
+        signed = signing.check(self.manifest.get("signature"), self.digest, trusted)
+        redaction = self._check_redactions(trusted)
+        if trusted and self.redacted and redaction == "none" and not allow_unsigned:
+            raise PackError(
+                f"{shown(self.folder)}: {len(self.redacted)} rows were redacted, and by whom is "
+                "not signed: anybody may have changed them"
+            )
         return Verified(
             signature=_state(self.manifest.get("signature"), checked=signed),
             redacted=self.redacted,
