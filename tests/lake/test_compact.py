@@ -78,10 +78,10 @@ def test_a_kill_between_two_tables_is_finished_by_the_next(store, monkeypatch, t
     """Before the first commit, or before any table followed: no row twice, none missing."""
     packs, follow, commit = store.packs(), Log.follow, Log.commit
 
-    def kill(self, name):
+    def kill(self, name, keep=()):
         if name == table:
             raise Killed
-        return follow(self, name)
+        return follow(self, name, keep)
 
     def kill_first(self, *args):
         if table is None:

@@ -9,6 +9,7 @@ from runs import make_runs
 import towerkit
 from towerkit.core.errors import PackError, SelectionError, UsageError
 from towerkit.lake import LakeStore, compact, open_store, scan
+from towerkit.lake.log import Log
 from towerkit.packs.redaction import Removal, redact
 from towerkit.packs.store import Store
 from towerkit.packs.tables import PACK_TABLES
@@ -125,6 +126,30 @@ def test_a_redaction_reaches_the_lake_with_the_next_compaction(store):
     assert held.digest == pack.digest
     assert len(held.verify().redacted) > 0
     assert compact_nothing_left(store)
+
+
+def test_a_kill_while_a_value_is_erased_leaves_nothing_of_it(store, monkeypatch):
+    """The log that has not followed yet is what the next compaction erases by."""
+    said, packs = "run 3", store.packs()
+    compact(store)
+    pack = next(p for p in packs if any(said.encode() in b for b in p.bodies.values()))
+    redact(pack.folder, Removal(value=said, at_unix_ns=5, salts=lambda n: b"\7" * n))
+
+    follow = Log.follow
+
+    def kill(self, name, keep=()):
+        if self.snapshot().batches - before:
+            raise KeyboardInterrupt
+        return follow(self, name, keep)
+
+    before = open_store(store.root).lake.snapshot.batches
+    with monkeypatch.context() as patch:
+        patch.setattr(Log, "follow", kill)
+        with pytest.raises(KeyboardInterrupt):
+            compact(store)
+    assert said.encode() in everything(store.root / "lake")
+    assert compact_nothing_left(store)
+    assert said.encode() not in everything(store.root / "lake")
 
 
 def compact_nothing_left(store):

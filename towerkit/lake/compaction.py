@@ -28,7 +28,7 @@ from towerkit.lake.batches import Group, Made, groups_of, make_batch
 from towerkit.lake.log import BatchName
 from towerkit.lake.place import Place
 from towerkit.lake.reader import Lake
-from towerkit.lake.tables import LAKE_TABLES
+from towerkit.lake.tables import LAKE_TABLES, RUNS
 from towerkit.packs.files import MAX_MANIFEST_BYTES, read_member
 from towerkit.packs.reader import Pack, open_pack
 from towerkit.packs.redaction import locked
@@ -243,9 +243,9 @@ class _Job:
         else:
             self.lake.place.delete(made.name.key(t) for t in LAKE_TABLES)
             return
-        self.lake.log.follow_all()
+        self.lake.log.follow_all(keep=() if work.erase else work.rewrites)
         if work.erase:
-            self.lake.place.delete(b.key(t) for b in work.rewrites for t in LAKE_TABLES)
+            self.lake.place.delete(b.key(RUNS.name) for b in work.rewrites)
         self.rewrote = self.rewrote or bool(work.rewrites)
         done = {f.name for f in work.folders} & set(made.index["run_id"].to_list())
         (self.replaced if work.erase else self.added).extend(sorted(done))

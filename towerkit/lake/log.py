@@ -9,7 +9,7 @@ two tables leaves nothing to undo, and the next compaction finishes it.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -141,8 +141,12 @@ class Log:
             return False
         return self._write(table, RUNS.name, add, remove, index)
 
-    def follow(self, name: str) -> bool:
-        """Make the files of table `name` those that `runs` names; return whether it changed."""
+    def follow(self, name: str, keep: Collection[BatchName] = ()) -> bool:
+        """Make the files of table `name` those that `runs` names; return whether it changed.
+
+        Files that it no longer names are deleted before the log forgets them, so that a kill
+        leaves none of a value that was redacted; but for those of `keep`, which still may be read.
+        """
         while True:
             table = self._table(name)  # first: what it names, `runs` has named before
             now = self.snapshot()
@@ -150,12 +154,14 @@ class Log:
             add, remove = sorted(now.batches - has), sorted(has - now.batches)
             if not add and not remove:
                 return False
+            self.place.delete(b.key(name) for b in remove if b not in keep)
             if self._write(table, name, add, remove, now.index):
                 return True
 
-    def follow_all(self) -> bool:
+    def follow_all(self, keep: Collection[BatchName] = ()) -> bool:
         """Make every table follow; return whether one had to."""
-        followed = {name for name in PACK_TABLES if self.follow(name)}  # each, not until one did
+        # Each of them, not until one did.
+        followed = {name for name in PACK_TABLES if self.follow(name, keep)}
         return bool(followed)
 
     def _write(self, table: Any, name: str, add: Sequence[BatchName], remove: Sequence[BatchName],
