@@ -38,7 +38,7 @@ from towerkit.packs.tables import PACK_TABLES
 if TYPE_CHECKING:
     import polars as pl
 
-BATCH_RUNS = 2048
+BATCH_RUNS = 512
 # Batches of a day with less than a quarter of that are written as one when there are as many.
 MANY_SMALL = 8
 _ROUNDS = 1000  # of a race that is lost again and again: somebody else then made progress
