@@ -15,7 +15,7 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,8 +159,14 @@ class _Job:
             return
         waiting: list[tuple[_Work, Future[Any]]]
         waiting = [(w, pool.submit(_made, url, name, w)) for w, name in named]
-        for work, future in waiting:
-            self._commit(work, *future.result())
+        try:
+            for work, future in waiting:
+                self._commit(work, *future.result())
+        except BrokenExecutor:
+            raise StoreError(
+                "a process of the compaction was ended from outside (is memory short?): what was "
+                "committed is whole, run it again, with fewer --jobs"
+            ) from None
 
     # -- planning ----------------------------------------------------------------------------------
 
