@@ -100,7 +100,8 @@ def loaded_by(code):
 def test_the_guard_does_not_pay_for_the_notebooks(code):
     """Neither the package nor the guard imports a frame, a plot or a statistics library."""
     heavy = {"polars", "pyarrow", "pandera", "altair", "papermill", "scipy", "numpy", "click",
-             "opentelemetry", "genai_prices", "openai", "anthropic", "jinja2"}  # fmt: skip
+             "opentelemetry", "genai_prices", "openai", "anthropic", "jinja2", "deltalake",
+             "obstore"}  # fmt: skip
     assert not loaded_by(code) & heavy
 
 

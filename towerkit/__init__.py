@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from towerkit.drift import compare as compare_drift
     from towerkit.gate import gather, judge, load_rules
     from towerkit.ingest import ingest as ingest_file
+    from towerkit.lake import compact, open_store, scan
     from towerkit.packs.store import Pack, Store
     from towerkit.reliability.policy import Policy
     from towerkit.replay import replay as replay_run
@@ -50,6 +51,7 @@ _HOMES: dict[str, tuple[str, str]] = {
     "TowerError": ("towerkit.core.errors", "TowerError"),
     "Usage": ("towerkit.core.types", "Usage"),
     "UsageError": ("towerkit.core.errors", "UsageError"),
+    "compact": ("towerkit.lake", "compact"),
     "compare_drift": ("towerkit.drift", "compare"),
     "control_of": ("towerkit.runtime.control", "control_of"),
     "gather": ("towerkit.gate", "gather"),
@@ -57,7 +59,9 @@ _HOMES: dict[str, tuple[str, str]] = {
     "judge": ("towerkit.gate", "judge"),
     "load_rules": ("towerkit.gate", "load_rules"),
     "models": ("towerkit.runtime", "models"),
+    "open_store": ("towerkit.lake", "open_store"),
     "replay_run": ("towerkit.replay", "replay"),
+    "scan": ("towerkit.lake", "scan"),
 }
 
 __all__ = [
@@ -77,6 +81,7 @@ __all__ = [
     "TowerError",
     "Usage",
     "UsageError",
+    "compact",
     "compare_drift",
     "control_of",
     "gather",
@@ -84,7 +89,9 @@ __all__ = [
     "judge",
     "load_rules",
     "models",
+    "open_store",
     "replay_run",
+    "scan",
 ]
 
 

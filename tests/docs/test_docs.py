@@ -12,7 +12,9 @@ import pytest
 
 from tests.agents import recorded
 from towerkit.cli import cli
+from towerkit.lake import compact
 from towerkit.packs.committer import wait_for_commits
+from towerkit.packs.store import Store
 from towerkit.packs.tables import PACK_TABLES, SCORES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -47,6 +49,19 @@ def test_a_pack_reads_without_towerkit(tmp_path, monkeypatch):
         for code in blocks("docs/pack-format.md", "python"):
             exec(code, scope)
     assert "['system', 'user']" in out.getvalue()
+
+
+def test_the_lakes_questions_are_answered(tmp_path, monkeypatch):
+    """The Python of docs/lake.md runs on a lake of one run, as it stands."""
+    pack = recorded(tmp_path / "towerkit-store")
+    compact(Store(tmp_path / "towerkit-store"), drop=True)
+    monkeypatch.chdir(tmp_path)
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        for code in blocks("docs/lake.md", "python"):
+            exec(code, {})
+    assert "sim-clerk-large" in out.getvalue()
+    assert str(pack.manifest["budget"]["spent_nanousd"] / 1e9) in out.getvalue()
 
 
 def test_every_column_is_documented():

@@ -18,6 +18,7 @@ from towerkit.cli import (  # noqa: F401  they hang their commands on it
     errors,
     evidence,
     integrity,
+    lake,
     packs,
     privacy,
     runs,

@@ -54,11 +54,11 @@ def emit(value: Any) -> None:
 
 
 def open_store(path: str | None) -> Store:
-    """Return the store of `--store`, or the default one."""
-    from towerkit.packs.store import Store
+    """Return the store of `--store`, or the default one, with its lake where it has one."""
+    from towerkit.lake import open_store
     from towerkit.runtime.tower import default_store
 
-    return Store(default_store() if path is None else Path(path))
+    return open_store(default_store() if path is None else Path(path))
 
 
 def progress(title: str) -> tuple[Callable[[int, int], None] | None, Callable[[], None]]:

@@ -14,7 +14,8 @@ from towerkit.core.errors import TowerError
 from towerkit.privacy.safe_text import safe_text
 
 if TYPE_CHECKING:
-    from towerkit.packs.reader import Verified
+    from towerkit.packs.reader import Pack, Verified
+    from towerkit.packs.redaction import Removal
     from towerkit.packs.store import Store
 
 
@@ -45,13 +46,13 @@ def pack_verify(
         raise UsageError("--allow-unsigned-redactions goes with --key: without one none is checked")
     target, trusted = open_store(store), [public_key_of(k) for k in keys]
     problems: dict[str, str] = {} if names else target.oddities()
-    folders = [target.folder(n) for n in names] if names else target.folders()
     held: dict[str, Verified] = {}
-    for folder in folders:
+    for one in _meant(target, names):
+        where = str(one if isinstance(one, Path) else one.folder)
         try:
-            held[str(folder)] = _verified(target, folder, trusted, unsigned=unsigned)
+            held[where] = _verified(target, one, trusted, unsigned=unsigned)
         except TowerError as error:
-            problems[str(folder)] = str(error)
+            problems[where] = str(error)
     if as_json:
         emit({"verified": len(held), "problems": problems, "packs": held})
     else:
@@ -63,11 +64,13 @@ def pack_verify(
         sys.exit(1)
 
 
-def _verified(store: Store, folder: Path, keys: list[bytes], *, unsigned: bool) -> Verified:
+def _verified(store: Store, one: Path | Pack, keys: list[bytes], *, unsigned: bool) -> Verified:
     from towerkit.core.errors import PackError
     from towerkit.packs.reader import open_pack
 
-    found = open_pack(folder)
+    if not isinstance(one, Path):
+        return one.verify(keys, allow_unsigned_redactions=unsigned)
+    found = open_pack(one)
     misplaced = store.misplaced(found)
     if misplaced:
         raise PackError(misplaced)
@@ -129,7 +132,8 @@ def pack_redact(
 ) -> None:
     """Remove a value from sealed packs (default: all); they verify as before, and say so."""
     from towerkit.core.env import SystemEnv
-    from towerkit.packs.redaction import Removal, check_removal, redact
+    from towerkit.lake import LakeStore, redact_in_lake, replace_changed
+    from towerkit.packs.redaction import Removal, check_removal
 
     target, env = open_store(store), SystemEnv()
     removal = Removal(
@@ -137,40 +141,70 @@ def pack_redact(
         at_unix_ns=env.wall_ns(), salts=lambda n: env.secret_bytes(n, purpose="salts"),
     )  # fmt: skip
     check_removal(removal)
-    changed: dict[str, Any] = {}
-    problems: dict[str, str] = {}
-    folders = _folders(target, names)
-    for folder in folders:
-        try:
-            rows = redact(folder, removal, signer=target.signer)
-        except TowerError as error:
-            problems[str(folder)] = str(error)
-        else:
-            if rows:
-                changed[str(folder)] = rows
+    meant = _meant(target, names)
+    changed, problems = _redact_folders(target, [m for m in meant if isinstance(m, Path)], removal)
+    if isinstance(target, LakeStore):
+        redacted = {Path(f).name: Path(f) for f in changed}
+        problems |= replace_changed(target.lake, redacted).problems
+        runs = {m.run_id for m in meant if not isinstance(m, Path)}
+        done = redact_in_lake(
+            target.lake, removal, lambda p: p.run_id in runs, beside=target.root,
+            signer=target.signer,
+        )  # fmt: skip
+        changed |= done.runs
+        problems |= done.problems
     if as_json:
-        emit({"packs": len(folders), "redacted": changed, "problems": problems})
+        emit({"packs": len(meant), "redacted": changed, "problems": problems})
     else:
         for problem in problems.values():
             say(f"not redacted: {safe_text(problem, limit=600)}", err=True)
         for where, rows in changed.items():
             say(f"{where} " + " ".join(f"{n}={c}" for n, c in rows.items()))
-        say(f"[redact] {len(changed)} of {len(folders)} packs held it, and no longer do")
+        say(f"[redact] {len(changed)} of {len(meant)} packs held it, and no longer do")
     if problems:
         sys.exit(1)
 
 
-def _folders(store: Store, names: tuple[str, ...]) -> list[Path]:
+def _redact_folders(
+    store: Store, folders: list[Path], removal: Removal
+) -> tuple[dict[str, Any], dict[str, str]]:
+    from towerkit.packs.redaction import redact
+
+    changed: dict[str, Any] = {}
+    problems: dict[str, str] = {}
+    for folder in folders:
+        try:
+            rows = redact(folder, removal, signer=store.signer)
+        except TowerError as error:
+            problems[str(folder)] = str(error)
+        else:
+            if rows:
+                changed[str(folder)] = rows
+    return changed, problems
+
+
+def _meant(store: Store, names: tuple[str, ...]) -> list[Path | Pack]:
+    """Return the packs that are named (all, if none is): folders, and runs of the lake alone."""
+    from towerkit.core.errors import SelectionError
+    from towerkit.lake import LakeStore
+
     if not names:
-        return store.folders()
-    found: dict[Path, None] = {}
+        folders = store.folders()
+        return [*folders, *(store.beyond(folders) if isinstance(store, LakeStore) else ())]
+    found: dict[Path, Path | Pack] = {}
     for name in names:
         # A selection has a `=`, and a run id or a folder that is there has not.
         if "=" in name and not Path(name).is_dir():
-            found |= dict.fromkeys(p.folder for p in store.select(name))
-        else:
-            found[store.folder(name)] = None
-    return list(found)
+            chosen = store.select(name)
+            found |= {p.folder: p.folder if p.folder.is_dir() else p for p in chosen}
+            continue
+        try:
+            folder = store.folder(name)
+            found[folder] = folder
+        except SelectionError:
+            pack = store.pack(name)
+            found[pack.folder] = pack
+    return list(found.values())
 
 
 @pack.command("keygen")

@@ -11,6 +11,7 @@ Format: the footer and the page headers of parquet-format 2.10.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from towerkit.core.errors import PackError
@@ -65,14 +66,19 @@ def decode(data: bytes, table: Table, *, where: str) -> pl.DataFrame:
     import polars as pl  # noqa: PLC0415
 
     where = shown(where)
-    footer = _footer(data, where)
-    _check_shape(footer, table, where)
-    _check_size(footer, data, table, where)
+    check_bounds(data, table, where=where)
     try:
         return pl.read_parquet(data, parallel="auto" if len(data) > _SMALL else "none")
     # A hostile file may raise anything in the library, and a panic of it is no Exception.
     except (Exception, pl.exceptions.PanicException) as error:  # noqa: BLE001
         raise PackError(f"{where}: not a readable Parquet file ({type(error).__name__})") from None
+
+
+def check_bounds(data: bytes, table: Table, *, where: str) -> None:
+    """Raise `PackError` for a file of other columns, or one that may become too large."""
+    footer = _footer(data, where)
+    _check_shape(footer, table, where)
+    _check_size(footer, data, table, where)
 
 
 def _footer(data: bytes, where: str) -> Fields:
@@ -177,7 +183,7 @@ def _page(data: bytes, at: int, end: int, where: str) -> tuple[_Page, int]:
     """Return the page whose header stands at `at`, and where its bytes begin."""
     ours = _OUR_PAGE.match(data, at, end)
     if ours is not None:
-        size, packed, values = (zigzag(n, 0, len(n))[0] for n in ours.group(1, 2, 3))
+        size, packed, values = map(_number, ours.group(1, 2, 3))
         page, at = _Page(_DATA, size, packed, values, by_dictionary=False), ours.end()
     else:
         try:
@@ -188,6 +194,12 @@ def _page(data: bytes, at: int, end: int, where: str) -> tuple[_Page, int]:
     if min(page.size, page.values) < 0 or not 0 <= page.packed <= end - at:
         raise PackError(f"{where}: a page is not one: the file was changed")
     return page, at
+
+
+@lru_cache(maxsize=8192)
+def _number(spelled: bytes) -> int:
+    """Return a number of a header: those of packs are much alike."""
+    return zigzag(spelled, 0, len(spelled))[0]
 
 
 def _said(header: Fields, where: str) -> _Page:

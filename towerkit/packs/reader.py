@@ -135,10 +135,10 @@ class Pack:
         Raises `PackError` when the file's digest, schema, rows or root do not hold.
         """
         if name not in self._frames:
-            self._frames[name] = self._decoded(PACK_TABLES[name], self._bytes(name))
+            self._frames[name] = self._decoded(PACK_TABLES[name], self.file_bytes(name))
         return self._frames[name]
 
-    def _bytes(self, name: str) -> bytes:
+    def file_bytes(self, name: str) -> bytes:
         """Return the bytes of a table's file, which are those the manifest names."""
         entry, member = self.manifest["tables"][name], f"{name}.parquet"
         data = read_member(self.folder, member, most=MAX_FILE_BYTES, size=entry["bytes"])
@@ -150,15 +150,22 @@ class Pack:
     def _decoded(self, table: Table, data: bytes) -> pl.DataFrame:
         from towerkit.packs.validate import check  # noqa: PLC0415
 
-        entry, path = self.manifest["tables"][table.name], self.folder / f"{table.name}.parquet"
+        path = self.folder / f"{table.name}.parquet"
         frame = check(decode(data, table, where=str(path)), table, where=shown(path))
-        if frame.height != entry["rows"]:
-            raise PackError(f"{path}: {frame.height} rows, and the manifest says {entry['rows']}")
-        leaves = merkle_leaves(frame)
+        self.check_leaves(table.name, merkle_leaves(frame))
+        return frame
+
+    def check_leaves(self, name: str, leaves: list[bytes]) -> None:
+        """Raise `PackError` unless `leaves` are those of the rows of table `name`, in their order.
+
+        Where rows were redacted, their recorded leaves are put in the place of those given.
+        """
+        entry, path = self.manifest["tables"][name], self.folder / f"{name}.parquet"
+        if len(leaves) != entry["rows"]:
+            raise PackError(f"{path}: {len(leaves)} rows, and the manifest says {entry['rows']}")
         self._restore_leaves(leaves, entry.get("redacted", {}), path)
         if merkle_root(leaves).hex() != entry["root"]:
-            raise PackError(f"{path}: the rows of {table.name} are not those of the manifest")
-        return frame
+            raise PackError(f"{path}: the rows of {name} are not those of the manifest")
 
     def _restore_leaves(
         self, leaves: list[bytes], redacted: Mapping[str, Mapping[str, str]], path: Path
@@ -213,20 +220,25 @@ class Pack:
         if manifest_bytes(now.manifest) != manifest_bytes(self.manifest):
             raise PackError(f"{self.folder}: the manifest was changed since it was read")
         now._check_folder()  # noqa: SLF001  one class
-        signed = signing.check(self.manifest.get("signature"), self.digest, trusted)
-        redaction = now._check_redactions(trusted)  # noqa: SLF001
-        if trusted and now.redacted and redaction == "none" and not allow_unsigned_redactions:
-            raise PackError(
-                f"{shown(self.folder)}: {len(now.redacted)} rows were redacted, and by whom is not "
-                "signed: anybody may have changed them"
-            )
+        verified = now.attested(trusted, allow_unsigned=allow_unsigned_redactions)
         # First all bytes, then what they mean.
-        files = {name: now._bytes(name) for name in PACK_TABLES}  # noqa: SLF001
+        files = {name: now.file_bytes(name) for name in PACK_TABLES}
         for name, table in PACK_TABLES.items():
             now._decoded(table, files[name])  # noqa: SLF001
+        return verified
+
+    def attested(self, trusted: tuple[bytes, ...], *, allow_unsigned: bool) -> Verified:
+        """Return what the signatures say of root and redactions; the rows are for the caller."""
+        signed = signing.check(self.manifest.get("signature"), self.digest, trusted)
+        redaction = self._check_redactions(trusted)
+        if trusted and self.redacted and redaction == "none" and not allow_unsigned:
+            raise PackError(
+                f"{shown(self.folder)}: {len(self.redacted)} rows were redacted, and by whom is "
+                "not signed: anybody may have changed them"
+            )
         return Verified(
             signature=_state(self.manifest.get("signature"), checked=signed),
-            redacted=now.redacted,
+            redacted=self.redacted,
             redaction=redaction,
         )
 
@@ -285,9 +297,13 @@ def redactions_digest(manifest: Mapping[str, Any]) -> str:
 def open_pack(folder: Path) -> Pack:
     """Open the pack in `folder`; raise `PackError` when it is not one this version can read."""
     data = read_member(folder, "manifest.json", most=MAX_MANIFEST_BYTES)
-    where = shown(folder)
+    return Pack(folder, parse_manifest(data, where=shown(folder)))
+
+
+def parse_manifest(data: bytes, *, where: str) -> dict[str, Any]:
+    """Return the manifest in `data`, its fields and its root checked, or raise `PackError`."""
     try:
-        manifest = msgspec.json.decode(data)
+        manifest: dict[str, Any] = msgspec.json.decode(data)
         version = manifest["format"] if isinstance(manifest, dict) else None
     except (msgspec.MsgspecError, KeyError, RecursionError, UnicodeError):
         version = None
@@ -310,7 +326,7 @@ def open_pack(folder: Path) -> Pack:
         raise PackError(f"{where}: manifest.json is not spelled as it was written")
     if pack_root(manifest) != manifest["root"]:
         raise PackError(f"{where}: the manifest was changed: its root does not hold")
-    return Pack(folder, manifest)
+    return manifest
 
 
 def _check_fields(typed: _Manifest, manifest: dict[str, Any]) -> None:

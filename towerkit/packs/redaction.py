@@ -78,7 +78,7 @@ def redact(folder: Path, removal: Removal, *, signer: Signer | None = None) -> d
     """
     check_removal(removal)
     folder = folder.absolute()
-    with _locked(folder.parent):
+    with locked(folder.parent):
         finish(folder)
         pack = open_pack(folder)
         pack.verify()
@@ -262,14 +262,14 @@ def finish_all(store: Path) -> list[str]:
     found = set()
     for left in [*store.glob(f"packs/*/.*.{_NEW}"), *store.glob(f"packs/*/.*.{_OLD}")]:
         folder = left.with_name(left.name[1:].rsplit(".", 2)[0])
-        with _locked(left.parent):
+        with locked(left.parent):
             finish(folder)
         found.add(folder.name)
     return sorted(found)
 
 
 @contextlib.contextmanager
-def _locked(day: Path) -> Iterator[None]:
+def locked(day: Path) -> Iterator[None]:
     """Hold the lock of a day: one redaction of its packs at a time, and no file left of it."""
     try:
         descriptor = os.open(day, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -100,13 +100,16 @@ class Store:
     def select(self, selection: Selection | str) -> list[Pack]:
         """Return the packs that match; raise `SelectionError` listing what the store holds."""
         chosen = parse_selection(selection) if isinstance(selection, str) else selection
-        packs = self.packs()
-        matching = [p for p in packs if chosen.matches(p.manifest)]
+        matching = self._matching(chosen)
         if not matching:
             raise SelectionError(
-                f"nothing in store {self.root} matches {chosen.text!r}: it holds {_holdings(packs)}"
+                f"nothing in store {self.root} matches {chosen.text!r}: it holds "
+                f"{_holdings(self.packs())}"
             )
         return matching
+
+    def _matching(self, chosen: Selection) -> list[Pack]:
+        return [p for p in self.packs() if chosen.matches(p.manifest)]
 
     def find(self, run_id: str) -> Pack | None:
         """Return the pack of a run id, or None."""

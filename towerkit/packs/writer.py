@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ import msgspec
 
 from towerkit.core.errors import StoreError
 from towerkit.packs.digest import pack_root, table_root
+from towerkit.packs.encode import encode
 from towerkit.packs.parquet import CELL_BYTES, decoded_limit
 from towerkit.packs.tables import FORMAT_VERSION, PACK_TABLES, Table
 from towerkit.packs.validate import rows_hold
@@ -54,7 +56,8 @@ def _salted(rows: Sequence[Row], seed: bytes, name: str) -> list[Row]:
 
 
 @cache
-def _arrow_schema(table: Table) -> Any:
+def arrow_schema(table: Table) -> Any:
+    """Return the Arrow schema that `table` is written with."""
     import pyarrow as pa  # noqa: PLC0415
 
     kinds = {
@@ -70,7 +73,7 @@ def _arrow_schema(table: Table) -> Any:
 def _arrow(table: Table, columns: Sequence[Sequence[Any]]) -> Any:
     import pyarrow as pa  # noqa: PLC0415
 
-    schema = _arrow_schema(table)
+    schema = arrow_schema(table)
     try:
         arrays = [pa.array(values, type=f.type) for values, f in zip(columns, schema, strict=True)]
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError) as error:
@@ -100,39 +103,43 @@ def write_parquet(table: Table, rows: Sequence[Row], path: Path, *, durable: boo
     clear.
     """
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(table.columns)
-    arrow = _arrow(table, columns)
     if not rows_hold(rows, columns, table):
-        _refuse(table, arrow, f"writing {path.name}")
-    # A zstd context costs 15 µs: not worth it for a column of nulls or of a few bytes.
-    packed = [
-        name
-        for name, column in zip(arrow.column_names, arrow.columns, strict=True)
-        if column.nbytes > 200 and column.null_count < len(column)
-    ]
-    data = _encoded(arrow, packed)
-    becomes = arrow.nbytes + len(rows) * len(table.columns) * CELL_BYTES
-    if becomes > decoded_limit(len(data)):
-        data = _encoded(arrow, [])  # a reader would take it for a bomb
+        _refuse(table, _arrow(table, columns), f"writing {path.name}")
+    data, becomes = encode(table, columns)
+    if becomes + len(rows) * len(table.columns) * CELL_BYTES > decoded_limit(len(data)):
+        data, _ = encode(table, columns, pack=False)  # a reader would take it for a bomb
     write_bytes(path, data, durable=durable)
     return data
 
 
-def _encoded(arrow: Any, packed: list[str]) -> bytes:
-    import pyarrow as pa  # noqa: PLC0415
-    import pyarrow.parquet as pq  # noqa: PLC0415
+def sync_all(paths: Sequence[Path]) -> None:
+    """Sync files and folders to the disk, all at once: its flushes are then one, not one each."""
+    errors: list[OSError] = []
 
-    sink = pa.BufferOutputStream()
-    pq.write_table(
-        arrow,
-        sink,
-        compression=dict.fromkeys(packed, "zstd"),
-        compression_level=dict.fromkeys(packed, 1),
-        use_dictionary=False,
-        write_statistics=False,
-        store_schema=False,
-    )
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
+    def sync(path: Path) -> None:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            errors.append(error)
+
+    threads = []
+    for path in paths[1:]:
+        thread = threading.Thread(target=sync, args=(path,), name="towerkit-sync")
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter is ending, or there are too many: do it here
+            sync(path)
+        else:
+            threads.append(thread)
+    sync(paths[0])
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
 
 
 def sync_folder(path: Path) -> None:
@@ -183,7 +190,7 @@ def _fill(
     for name, table in PACK_TABLES.items():
         rows = _salted(draft.rows(table), draft.salt_seed, name)
         path = folder / f"{name}.parquet"
-        data = write_parquet(table, rows, path, durable=durable)
+        data = write_parquet(table, rows, path, durable=False)
         tables[name] = {
             "file": path.name,
             "sha256": hashlib.sha256(data).hexdigest(),
@@ -195,9 +202,10 @@ def _fill(
     manifest["root"] = pack_root(manifest)
     if sign is not None:
         manifest["signature"] = sign(manifest["root"])
-    write_bytes(folder / "manifest.json", manifest_bytes(manifest), durable=durable)
+    write_bytes(folder / "manifest.json", manifest_bytes(manifest), durable=False)
     if durable:
-        sync_folder(folder)
+        files = [folder / f"{name}.parquet" for name in tables]
+        sync_all([*files, folder / "manifest.json", folder])
     return manifest
 
 
