@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from towerkit.cli.base import emit, json_option, open_store, progress, store_option
+from towerkit.cli.base import emit, json_option, open_store, progress, say, store_option
 from towerkit.cli.packs import pack
 from towerkit.core.errors import UsageError
 from towerkit.privacy.safe_text import safe_text
@@ -43,9 +43,9 @@ def pack_compact(
         emit(done)
     else:
         for where, problem in done.problems.items():
-            click.echo(f"left: {safe_text(f'{where}: {problem}', limit=600)}", err=True)
+            say(f"left: {safe_text(f'{where}: {problem}', limit=600)}", err=True)
         dropped = f", {len(done.dropped)} packs dropped" if drop else ""
-        click.echo(
+        say(
             f"[compact] {len(done.added)} runs added, {len(done.replaced)} replaced, "
             f"{done.already} there already{dropped}: {safe_text(done.lake, limit=300)}"
         )
@@ -69,8 +69,8 @@ def pack_publish(selection: str, to: str, store: str | None, as_json: bool) -> N
         emit(done)
     else:
         for where, problem in done.problems.items():
-            click.echo(f"not published: {safe_text(f'{where}: {problem}', limit=600)}", err=True)
-        click.echo(
+            say(f"not published: {safe_text(f'{where}: {problem}', limit=600)}", err=True)
+        say(
             f"[publish] {len(done.published)} packs published, {len(done.replaced)} replaced, "
             f"{done.already} there already"
         )
