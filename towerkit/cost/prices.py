@@ -53,6 +53,10 @@ PRICE_KEYS = (
 _TEXT_KEYS = ("provider", "model", "source", "note")
 
 
+NOT_WHOLE = "the usage is not whole"
+CONTRADICTED = "a part of the usage is above its whole"
+
+
 class Price(msgspec.Struct, frozen=True, kw_only=True):
     """The cost of one charge and where its price comes from; None: an amount without a book."""
 
@@ -69,18 +73,32 @@ class Quote(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Entry(msgspec.Struct, frozen=True):
-    """One dated price of a file. `model` may end in `*`."""
+    """One dated price of a file. `model` may end in `*`; `tiers` are (above, changed prices)."""
 
     provider: str
     model: str
     since: date
-    price: Any  # genai_prices.types.ModelPrice
+    prices: dict[str, Decimal]
+    tiers: tuple[tuple[int, dict[str, Decimal]], ...]
     ref: str
 
-    def fits(self, provider: str, model: str) -> bool:
+    def fits(self, provider: str | None, model: str) -> bool:
+        """Say whether this is the price of a model of a provider."""
         wanted, name = self.model.lower(), model.lower()
         same = name.startswith(wanted[:-1]) if wanted.endswith("*") else name == wanted
-        return same and provider.lower() == self.provider.lower()
+        return same and provider == self.provider
+
+
+class Found(msgspec.Struct, frozen=True):
+    """The prices of a model at a time (`genai_prices.types.ModelPrice`), and where they stand.
+
+    `borrowed` is a price of the model's maker for one that somebody else serves: it holds for
+    tokens, not for what is billed by the request.
+    """
+
+    prices: Any
+    ref: str
+    borrowed: bool = False
 
 
 class PriceBook:
@@ -115,34 +133,54 @@ class PriceBook:
         if provider in FREE:
             return Quote(price=Price(nanousd=0, ref="stand-in", date=None))
         if usage.input_tokens is None or usage.output_tokens is None:
-            return Quote(why="the usage is not whole")
+            return Quote(why=NOT_WHOLE)
+        cached = (usage.cache_read_tokens or 0) + (usage.cache_write_tokens or 0)
+        if cached > usage.input_tokens or (usage.reasoning_tokens or 0) > usage.output_tokens:
+            return Quote(why=CONTRADICTED)
         if not model:
             return Quote(why="no model is named")
         if provider == "simulated":
-            return self._simulated_quote(usage, model)
-        found, ref, why = self._found(model, provider, at_unix_ns)
-        if found is None:
-            return Quote(why=why)
-        moment = _moment(at_unix_ns)
-        return _quoted(found, usage, context or {}, moment, ref)
+            rates = self.simulated(model)
+            if rates is None:
+                return Quote(why=f"the simulated model {model} has no price in data/prices.toml")
+            cost = usage.input_tokens * rates[0] + usage.output_tokens * rates[1]
+            return Quote(price=Price(nanousd=cost, ref="data/prices.toml", date=rates[2]))
+        found = self.find(model, provider=provider, at_unix_ns=at_unix_ns, context=context)
+        if isinstance(found, str):
+            return Quote(why=found)
+        return _quoted(found, usage, _moment(at_unix_ns).date())
 
-    def _simulated_quote(self, usage: Usage | TokenUsage, model: str) -> Quote:
+    def known_as(self, model: str, provider: str | None) -> str:
+        """Return the name under which the book knows a model: one for all its dated spellings."""
+        from genai_prices.data_snapshot import get_snapshot  # noqa: PLC0415
+
+        name = model.removeprefix("models/")
+        try:
+            _, known = get_snapshot().find_provider_model(name, None, owner_of(provider), None)
+        except LookupError:
+            return name
+        return str(known.id)
+
+    def simulated(self, model: str) -> tuple[int, int, str] | None:
+        """Return what a simulated model takes: nano-dollars a token in and out, and since when."""
         own = self._simulated.get(model)
         if own is None:
-            return Quote(why=f"the simulated model {model} has no price in data/prices.toml")
-        cost = (usage.input_tokens or 0) * own["input_nanousd"]
-        cost += (usage.output_tokens or 0) * own["output_nanousd"]
-        return Quote(price=Price(nanousd=cost, ref="data/prices.toml", date=str(own["from"])))
+            return None
+        return own["input_nanousd"], own["output_nanousd"], str(own["from"])
 
-    def _found(self, model: str, provider: str | None, at_unix_ns: int) -> tuple[Any, str, str]:
-        """Return what prices the model (an entry's, or a model of the snapshot), or why not."""
-        day = _moment(at_unix_ns).date()
+    def find(
+        self, model: str, *, provider: str | None, at_unix_ns: int,
+        context: Mapping[str, str] | None = None,
+    ) -> Found | str:  # fmt: skip
+        """Return the prices of a model of a real provider at a time, or a sentence why not."""
+        moment = _moment(at_unix_ns)
+        name, owner = model.removeprefix("models/"), owner_of(provider)
         for layer in self._layers:
-            fitting = [e for e in layer if e.fits(provider or "", model) and e.since <= day]
+            fitting = [e for e in layer if e.fits(owner, name) and e.since <= moment.date()]
             if fitting:
                 best = max(fitting, key=lambda e: (e.since, not e.model.endswith("*"), e.model))
-                return best.price, best.ref, ""
-        return _snapshot_model(model, provider)
+                return Found(_model_price(best), best.ref)
+        return _of_snapshot(name, provider, owner, moment, context)
 
 
 def _moment(at_unix_ns: int) -> datetime:
@@ -157,61 +195,78 @@ def _snapshot() -> str:
 
 
 @cache
-def _snapshot_model(model: str, provider: str | None) -> tuple[Any, str, str]:
-    from genai_prices.data_snapshot import get_snapshot  # noqa: PLC0415  0.4 s that few runs pay
+def owner_of(provider: str | None) -> str | None:
+    """Return the book's name of a provider however it is spelled; an unknown one keeps its own."""
+    if provider is None:
+        return None
+    from genai_prices.data_snapshot import (  # noqa: PLC0415  0.4 s that few runs pay
+        find_provider_by_id,
+        get_snapshot,
+    )
 
-    owner = None if provider is None else ALIASES.get(provider.lower(), provider)
+    name = ALIASES.get(provider.lower(), provider.lower())
+    found = find_provider_by_id(get_snapshot().providers, name)
+    return name if found is None else str(found.id)
+
+
+def _of_snapshot(
+    model: str, provider: str | None, owner: str | None, moment: datetime,
+    context: Mapping[str, str] | None,
+) -> Found | str:  # fmt: skip
+    from genai_prices.data_snapshot import get_snapshot  # noqa: PLC0415
+
     try:
-        return get_snapshot().find_provider_model(model, None, owner, None), _snapshot(), ""
+        serves, known = get_snapshot().find_provider_model(model, None, owner, None)
     except LookupError:
         where = "" if provider is None else f" of {provider}"
-        return None, "", f"no price is known for the model {model}{where}"
+        return f"no price is known for the model {model}{where}"
+    borrowed = not any(m is known for m in serves.models)
+    prices = known.get_prices(moment, None if borrowed else dict(context or {}) or None)
+    if not any(v is not None for v in vars(prices).values()) and not known.id.endswith(":free"):
+        return f"the book lists {known.id} without a price"
+    return Found(prices, _snapshot(), borrowed)
 
 
-def _quoted(
-    found: Any, usage: Usage | TokenUsage, context: Mapping[str, str], moment: datetime, ref: str
-) -> Quote:
-    from genai_prices.types import ModelPrice  # noqa: PLC0415
-
-    if isinstance(found, ModelPrice):
-        prices, borrowed, name = found, False, ""
-    else:
-        owner, model = found
-        # What a provider serves of another's models costs the other's price by the token; what the
-        # other bills by the request is its own service.
-        borrowed, name = not any(m is model for m in owner.models), model.id
-        prices = model.get_prices(moment, None if borrowed else dict(context) or None)
-        if not _priced(prices) and not name.endswith(":free"):
-            return Quote(why=f"the book lists {name} without a price")
+def _quoted(found: Found, usage: Usage | TokenUsage, day: date) -> Quote:
     left = [n for n in _BY_REQUEST if getattr(usage, n, None)
-            and (borrowed or getattr(prices, f"{n}_kcount", None) is None)]  # fmt: skip
+            and (found.borrowed or getattr(found.prices, f"{n}_kcount", None) is None)]  # fmt: skip
+    counts = _tokens(usage, without=left)
+    units = sorted(k for k, v in vars(found.prices).items() if v is not None)
+    if units and not _touches(units, counts):
+        return Quote(why=f"it is priced by {', '.join(units)}, which this usage does not count")
+    import genai_prices  # noqa: PLC0415
+
     try:
-        total = prices.calc_price(_tokens(usage, without=left))["total_price"]
+        total = found.prices.calc_price(genai_prices.Usage(**counts))["total_price"]
     except ValueError as error:
         return Quote(why=f"the price needs a finer count: {error}")
     cost = int((total * 1_000_000_000).to_integral_value(ROUND_HALF_EVEN))
-    made = Price(nanousd=cost, ref=ref, date=moment.date().isoformat())
     said = " and ".join(left).replace("_", " ")
     return Quote(
-        price=made, why=f"without its {said}: no price is known for them" if left else None
+        price=Price(nanousd=cost, ref=found.ref, date=day.isoformat()),
+        why=f"without its {said}: no price is known for them" if left else None,
     )
+
+
+def _touches(units: Sequence[str], counts: Mapping[str, int]) -> bool:
+    """Say whether a usage counts anything of what a model is priced by, or took nothing at all."""
+    if not any(counts.values()):
+        return True
+    by_tokens = {"input_mtok", "output_mtok", "requests_kcount"}
+    named = {f"{n.removesuffix('_tokens')}_mtok" for n, v in counts.items() if v}
+    named |= {f"{n}_kcount" for n in _BY_REQUEST if counts.get(n)}
+    return bool((named | by_tokens) & set(units))
 
 
 _BY_REQUEST = ("web_searches", "rerank_searches")
 
 
-def _priced(prices: Any) -> bool:
-    return any(v is not None for v in vars(prices).values())
-
-
-def _tokens(usage: Usage | TokenUsage, without: Sequence[str]) -> Any:
-    import genai_prices  # noqa: PLC0415
-
+def _tokens(usage: Usage | TokenUsage, *, without: Sequence[str]) -> dict[str, int]:
     counts = msgspec.structs.asdict(usage) | dict.fromkeys(without)
     counts["output_reasoning_tokens"] = counts.pop("reasoning_tokens")
     if counts.get("cache_audio_read_tokens") is None and counts.get("input_audio_tokens") == 0:
         counts["cache_audio_read_tokens"] = 0
-    return genai_prices.Usage(**{k: v for k, v in counts.items() if v is not None})
+    return {k: v for k, v in counts.items() if v is not None}
 
 
 # -- files -----------------------------------------------------------------------------------------
@@ -251,28 +306,35 @@ def _entry(row: Mapping[str, Any], ref: str, where: str) -> _Entry:
     if not isinstance(since, date) or not row.get("provider") or not row.get("model"):
         raise UsageError(f"{where}: expected provider, model and from = YYYY-MM-DD")
     since = since.date() if isinstance(since, datetime) else since
-    return _Entry(str(row["provider"]), str(row["model"]), since, _model_price(row, where), ref)
+    prices = {k: _amount(row[k], f"{where}: {k}") for k in PRICE_KEYS if k in row}
+    if not prices:
+        raise UsageError(f'{where}: expected a price, such as input_mtok = "2.50"')
+    tiers = tuple(sorted((_tier(t, prices, where) for t in row.get("tiers", ())),
+                         key=lambda t: t[0]))  # fmt: skip
+    provider = str(row["provider"]).lower()
+    return _Entry(provider, str(row["model"]), since, prices, tiers, ref)
 
 
-def _model_price(row: Mapping[str, Any], where: str) -> Any:
+def _tier(
+    tier: Mapping[str, Any], prices: Mapping[str, Decimal], where: str
+) -> tuple[int, dict[str, Decimal]]:
+    above = tier.get("above")
+    if not isinstance(above, int) or set(tier) - {"above", *prices}:
+        raise UsageError(
+            f'{where}: expected tiers like {{above = 200000, input_mtok = "5"}} that change '
+            "prices given above them"
+        )
+    return above, {k: _amount(v, f"{where}: {k}") for k, v in tier.items() if k != "above"}
+
+
+def _model_price(entry: _Entry) -> Any:
     from genai_prices.types import ModelPrice, Tier, TieredPrices  # noqa: PLC0415
 
-    base = {k: _amount(row[k], f"{where}: {k}") for k in PRICE_KEYS if k in row}
-    if not base:
-        raise UsageError(f'{where}: expected a price, such as input_mtok = "2.50"')
-    prices: dict[str, Any] = dict(base)
-    for tier in sorted(row.get("tiers", ()), key=lambda t: t.get("above", 0)):
-        above = tier.get("above")
-        if not isinstance(above, int) or set(tier) - {"above", *base}:
-            raise UsageError(
-                f'{where}: expected tiers like {{above = 200000, input_mtok = "5"}} that change '
-                "prices given above them"
-            )
-        for key in set(tier) - {"above"}:
-            step = Tier(start=above, price=_amount(tier[key], f"{where}: {key}"))
-            at = prices[key]
-            steps = [*(at.tiers if isinstance(at, TieredPrices) else []), step]
-            prices[key] = TieredPrices(base=base[key], tiers=steps)
+    prices: dict[str, Any] = dict(entry.prices)
+    for key, base in entry.prices.items():
+        steps = [Tier(start=above, price=t[key]) for above, t in entry.tiers if key in t]
+        if steps:
+            prices[key] = TieredPrices(base=base, tiers=steps)
     return ModelPrice(**prices)
 
 
