@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from decimal import Decimal
 
+import msgspec
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from towerkit.core.errors import UsageError
 from towerkit.core.types import Usage
+from towerkit.cost.answers import read_answer
 from towerkit.cost.frames import price_frame
 from towerkit.cost.line import price_answer, price_line
 from towerkit.cost.prices import PriceBook, book_with, default_book, price
@@ -252,3 +254,17 @@ def test_every_entry_of_the_projects_own_prices_says_where_it_is_from():
         entries = tomllib.load(file)["price"]
     assert all(e["source"] for e in entries)
     assert all(Decimal(e.get("input_mtok", "0")) < 100 for e in entries)
+
+
+def test_what_a_run_records_is_priced_like_the_answer_it_is_of():
+    """Lifetimes, searches and the like go with the five classes; without them nothing is added."""
+    body = {"usage": {"input_tokens": 10, "output_tokens": 7, "cache_creation_input_tokens": 30,
+                      "cache_read_input_tokens": 0,
+                      "cache_creation": {"ephemeral_1h_input_tokens": 30},
+                      "server_tool_use": {"web_search_requests": 2}}}  # fmt: skip
+    usage = read_answer(body).usage
+    got = price(usage.plain, model="claude-sonnet-4-5", provider="anthropic", at_unix_ns=NOW)
+    assert got.nanousd == 10 * 3000 + 7 * 15000 + 30 * 6000 + 2 * 10_000_000
+    kept = msgspec.convert(msgspec.to_builtins(usage.plain), Usage)
+    assert kept == usage.plain
+    assert set(msgspec.to_builtins(SMALL.plain)) == set(Usage.__struct_fields__) - {"details"}

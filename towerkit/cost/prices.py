@@ -29,7 +29,7 @@ import msgspec
 from towerkit.core.assets import asset
 from towerkit.core.errors import UsageError
 from towerkit.core.types import Usage
-from towerkit.cost.usage import TokenUsage
+from towerkit.cost.usage import TokenUsage, whole_usage
 
 # Who answers without being paid by the token: the stand-ins of a fallback chain.
 FREE = frozenset({"cache", "template", "human"})
@@ -148,7 +148,7 @@ class PriceBook:
         found = self.find(model, provider=provider, at_unix_ns=at_unix_ns, context=context)
         if isinstance(found, str):
             return Quote(why=found)
-        return _quoted(found, usage, _moment(at_unix_ns).date())
+        return _quoted(found, whole_usage(usage), _moment(at_unix_ns).date())
 
     def known_as(self, model: str, provider: str | None) -> str:
         """Return the name under which the book knows a model: one for all its dated spellings."""
@@ -227,7 +227,7 @@ def _of_snapshot(
     return Found(prices, _snapshot(), borrowed)
 
 
-def _quoted(found: Found, usage: Usage | TokenUsage, day: date) -> Quote:
+def _quoted(found: Found, usage: TokenUsage, day: date) -> Quote:
     left = [n for n in _BY_REQUEST if getattr(usage, n, None)
             and (found.borrowed or getattr(found.prices, f"{n}_kcount", None) is None)]  # fmt: skip
     counts = _tokens(usage, without=left)
@@ -261,7 +261,7 @@ def _touches(units: Sequence[str], counts: Mapping[str, int]) -> bool:
 _BY_REQUEST = ("web_searches", "rerank_searches")
 
 
-def _tokens(usage: Usage | TokenUsage, *, without: Sequence[str]) -> dict[str, int]:
+def _tokens(usage: TokenUsage, *, without: Sequence[str]) -> dict[str, int]:
     counts = msgspec.structs.asdict(usage) | dict.fromkeys(without)
     counts["output_reasoning_tokens"] = counts.pop("reasoning_tokens")
     if counts.get("cache_audio_read_tokens") is None and counts.get("input_audio_tokens") == 0:

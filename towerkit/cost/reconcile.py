@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -112,9 +112,9 @@ class _Names:
         """Return what counts of tokens cost on a day; None where that is not known."""
         if "input_tokens" not in counts or "output_tokens" not in counts:
             return None
-        usage = Usage(**{t: counts.get(t) for t in _TOKENS})
+        known: dict[str, Any] = {t: counts.get(t) for t in _TOKENS}
         at = (day - date(1970, 1, 1)).days * _DAY_NS
-        found = self.book.quote(usage, model=model, provider=self.provider, at_unix_ns=at)
+        found = self.book.quote(Usage(**known), model=model, provider=self.provider, at_unix_ns=at)
         return None if found.price is None else found.price.nanousd
 
 

@@ -57,14 +57,29 @@ class TokenUsage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def plain(self) -> Usage | None:
-        """The five classes that runs record; None when neither sum is known."""
+        """The five classes that runs record, the others as details; None when no sum is known."""
         if self.input_tokens is None and self.output_tokens is None:
             return None
+        details = {n: v for n in _DETAILS if (v := getattr(self, n))}
         return Usage(
+            details=details or msgspec.UNSET,
             input_tokens=self.input_tokens, output_tokens=self.output_tokens,
             cache_read_tokens=self.cache_read_tokens, cache_write_tokens=self.cache_write_tokens,
             reasoning_tokens=self.reasoning_tokens,
         )  # fmt: skip
+
+
+_DETAILS = tuple(n for n in TokenUsage.__struct_fields__ if n not in Usage.__struct_fields__)
+
+
+def whole_usage(usage: Usage | TokenUsage) -> TokenUsage:
+    """Return usage with every class in its field."""
+    if isinstance(usage, TokenUsage):
+        return usage
+    counts = msgspec.structs.asdict(usage)
+    details = counts.pop("details")
+    known = {} if details is msgspec.UNSET else {n: v for n, v in details.items() if n in _DETAILS}
+    return TokenUsage(**counts, **known)
 
 
 class Counted(msgspec.Struct, frozen=True, kw_only=True):
