@@ -77,7 +77,7 @@ def test_a_tier_of_service_changes_the_price():
     [("no-such", "openai", "no price is known for the model no-such of openai"),
      ("gpt-4o", "my proxy", "of my proxy"), ("qwen-3-coder-480b", "cerebras", "without a price"),
      ("no-such", "simulated", "simulated"), (None, "openai", "no model"),
-     ("whisper-large-v3", "groq", "does not count")],
+     ("whisper-large-v3", "groq", "not priced by plain tokens")],
 )  # fmt: skip
 def test_an_unknown_price_is_null_and_says_why(model, provider, why):
     """Never 0: a model nobody knows, a stranger's, one listed without a price, one by the hour."""
@@ -134,7 +134,7 @@ def test_a_file_of_yours_is_above_the_book(tmp_path, monkeypatch):
     file.write_text(MINE)
     before = file.stat()
     monkeypatch.setenv("TOWERKIT_PRICES", str(file))
-    mine = default_book()
+    mine = default_book.__wrapped__()
     for book in (mine, book_with(file)):
         assert cost(SMALL, "gpt-4o-2024-08-06", "openai", book=book) == 1_200_000
         over = TokenUsage(input_tokens=1001, output_tokens=0)
@@ -195,6 +195,12 @@ def test_what_the_provider_says_it_billed_is_shown_beside():
                         now_unix_ns=NOW).as_json()  # fmt: skip
     assert (said["cost_nanousd"], said["billed_nanousd"]) == (176_400, 16_061_400)
     assert said["why"] == "the provider says it billed 0.0160614 USD"
+    own = {"provider": "openrouter", "model": "a/new-one", "book": BOOK, "now_unix_ns": NOW}
+    new = price_answer(body, **own).as_json()
+    assert (new["cost_nanousd"], new["price_ref"]) == (16_061_400, "billed by the provider")
+    assert "no price is known" in new["why"]
+    body["usage"]["is_byok"] = True
+    assert price_answer(body, **own).as_json()["cost_nanousd"] is None
 
 
 ODD = [b"x", b"[]", b"{}", b'{"body": 1, "at": "soon"}', b"[" * 99_999, b'{"body": 1, "at": -5}',

@@ -157,6 +157,8 @@ def _last(said: list[Mapping[str, Any]], paths: tuple[str, ...]) -> str | None:
 
 def _billed(said: list[Mapping[str, Any]]) -> Decimal | None:
     for event in reversed(said):
+        if _at(event, "usage.is_byok") is True:  # the rest was billed to a key of the caller's
+            return None
         for path in _BILLED:
             amount = _at(event, path)
             if isinstance(amount, int | float) and not isinstance(amount, bool):

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from towerkit.cost.answers import Reading, parsed, read_answer
-from towerkit.cost.prices import PriceBook, Quote
+from towerkit.cost.prices import Price, PriceBook, Quote
 
 _EXPECTED = '{"provider", "model", "body", "at", "api"} on one line'
 
@@ -24,7 +24,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=False):
     body: Any
     provider: str | None = None
     model: str | None = None
-    at: str | int | None = None
+    at: str | int | float | None = None
     api: str | None = None
 
 
@@ -69,6 +69,8 @@ def price_answer(
 ) -> Priced:  # fmt: skip
     """Return what an answer took and cost.
 
+    Where the book has no price and the answer says what was billed, that is the cost.
+
     Without `at_unix_ns`, the time is the answer's own, else `now_unix_ns`. The model is `model`;
     where the book does not know it, the one that the answer names.
     """
@@ -86,7 +88,15 @@ def price_answer(
             for n in names
         ]
         quote = next((q for q in quotes if q.price is not None), quotes[0])
+        if quote.price is None and reading.billed_usd:
+            quote = _billed(reading.billed_usd, quote)
     return Priced(reading=reading, quote=quote, at_unix_ns=at)
+
+
+def _billed(usd: Decimal, quote: Quote) -> Quote:
+    """Return what the provider says it charged, where the book has no price."""
+    made = Price(nanousd=nanousd(usd), ref="billed by the provider", date=None)
+    return Quote(price=made, why=f"{quote.why}: it is what the provider says it billed")
 
 
 def price_line(line: bytes, *, book: PriceBook, now_unix_ns: int) -> tuple[Any, bool]:
@@ -103,13 +113,13 @@ def price_line(line: bytes, *, book: PriceBook, now_unix_ns: int) -> tuple[Any, 
     return priced.as_json(), True
 
 
-def _time(at: str | int | None) -> int | None:
+def _time(at: str | float | None) -> int | None:
     """Return a time in nanoseconds: ISO, or seconds since 1970; raise `ValueError`."""
     if at is None:
         return None
     if isinstance(at, str):
         moment = datetime.fromisoformat(at)
-        at = int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+        at = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     if not 0 <= at < 253_402_300_800:
         raise ValueError(f"at is {at}, expected an ISO time or seconds since 1970")
-    return at * 1_000_000_000
+    return int(at) * 1_000_000_000

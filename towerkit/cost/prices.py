@@ -46,9 +46,9 @@ ALIASES: dict[str, str] = {
 # What the price keys of a file may be: genai-prices' own names, in USD a million or a thousand.
 PRICE_KEYS = (
     "input_mtok", "output_mtok", "cache_read_mtok", "cache_write_mtok", "cache_write_5m_mtok",
-    "cache_write_1h_mtok", "cache_audio_read_mtok", "output_reasoning_mtok", "input_audio_mtok",
-    "output_audio_mtok", "input_image_mtok", "output_image_mtok", "web_searches_kcount",
-    "rerank_searches_kcount", "requests_kcount",
+    "cache_write_1h_mtok", "cache_audio_read_mtok", "cache_image_read_mtok",
+    "output_reasoning_mtok", "input_audio_mtok", "output_audio_mtok", "input_image_mtok",
+    "output_image_mtok", "web_searches_kcount", "rerank_searches_kcount", "requests_kcount",
 )  # fmt: skip
 _TEXT_KEYS = ("provider", "model", "source", "note")
 
@@ -232,8 +232,9 @@ def _quoted(found: Found, usage: TokenUsage, day: date) -> Quote:
             and (found.borrowed or getattr(found.prices, f"{n}_kcount", None) is None)]  # fmt: skip
     counts = _tokens(usage, without=left)
     units = sorted(k for k, v in vars(found.prices).items() if v is not None)
-    if units and not _touches(units, counts):
-        return Quote(why=f"it is priced by {', '.join(units)}, which this usage does not count")
+    side = _uncounted(units, counts) if units else None
+    if side is not None:
+        return Quote(why=f"its {side} is not priced by plain tokens: {', '.join(units)}")
     import genai_prices  # noqa: PLC0415
 
     try:
@@ -248,14 +249,19 @@ def _quoted(found: Found, usage: TokenUsage, day: date) -> Quote:
     )
 
 
-def _touches(units: Sequence[str], counts: Mapping[str, int]) -> bool:
-    """Say whether a usage counts anything of what a model is priced by, or took nothing at all."""
-    if not any(counts.values()):
-        return True
-    by_tokens = {"input_mtok", "output_mtok", "requests_kcount"}
-    named = {f"{n.removesuffix('_tokens')}_mtok" for n, v in counts.items() if v}
-    named |= {f"{n}_kcount" for n in _BY_REQUEST if counts.get(n)}
-    return bool((named | by_tokens) & set(units))
+def _uncounted(units: Sequence[str], counts: Mapping[str, int]) -> str | None:
+    """Return the side of a usage, input or output, that a model does not price by what is counted.
+
+    Audio by the hour, images by the token: what such a model takes for plain tokens is not known.
+    """
+    for side in ("input", "output"):
+        whole = counts.get(f"{side}_tokens", 0)
+        if whole and f"{side}_mtok" not in units:
+            parts = (f"{side}_audio", f"{side}_image", f"{side}_reasoning")
+            priced = sum(counts.get(f"{p}_tokens", 0) for p in parts if f"{p}_mtok" in units)
+            if priced < whole:
+                return side
+    return None
 
 
 _BY_REQUEST = ("web_searches", "rerank_searches")
@@ -352,13 +358,13 @@ def _amount(value: Any, where: str) -> Decimal:
 
 
 @cache
-def _book(file: str | None) -> PriceBook:
-    return PriceBook((Path(file),) if file else ())
-
-
 def default_book() -> PriceBook:
-    """Return the book of this process: with the user's file where `TOWERKIT_PRICES` names one."""
-    return _book(os.environ.get(FILE_VARIABLE) or None)
+    """Return the book of this process: with the user's file where `TOWERKIT_PRICES` names one.
+
+    It is read once a process: a run does not change its prices on the way.
+    """
+    file = os.environ.get(FILE_VARIABLE)
+    return PriceBook((Path(file),) if file else ())
 
 
 def book_with(file: Path | None) -> PriceBook:

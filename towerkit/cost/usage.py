@@ -47,6 +47,7 @@ class TokenUsage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cache_write_5m_tokens: int | None = None
     cache_write_1h_tokens: int | None = None
     cache_audio_read_tokens: int | None = None
+    cache_image_read_tokens: int | None = None
     reasoning_tokens: int | None = None
     input_audio_tokens: int | None = None
     output_audio_tokens: int | None = None
@@ -218,6 +219,7 @@ def _responses(b: _Block) -> Counts:
         "input_audio_tokens": b.one(f"{_IN}.audio_tokens"),
         "output_audio_tokens": b.one(f"{_OUT}.audio_tokens"),
         "cache_audio_read_tokens": b.one(f"{_IN}.cached_tokens_details.audio_tokens"),
+        "cache_image_read_tokens": b.one(f"{_IN}.cached_tokens_details.image_tokens"),
         "input_image_tokens": b.one(f"{_IN}.image_tokens"),
         "output_image_tokens": b.one(f"{_OUT}.image_tokens"),
         "web_searches": b.one("tool_calls_details.search_web.invocation"),
@@ -266,6 +268,7 @@ def _gemini(b: _Block) -> Counts:
         "input_image_tokens": _modality(b, _GIVEN, {"IMAGE", "DOCUMENT"}),
         "output_image_tokens": _modality(b, _MADE, {"IMAGE", "DOCUMENT"}),
         "cache_audio_read_tokens": _modality(b, _CACHED, {"AUDIO"}),
+        "cache_image_read_tokens": _modality(b, _CACHED, {"IMAGE", "DOCUMENT"}),
     }
 
 
@@ -300,6 +303,7 @@ def _interactions(b: _Block) -> Counts:
         "input_image_tokens": _modality(b, by[:1], {"IMAGE", "DOCUMENT"}),
         "output_image_tokens": _modality(b, by[1:2], {"IMAGE", "DOCUMENT"}),
         "cache_audio_read_tokens": _modality(b, by[2:], {"AUDIO"}),
+        "cache_image_read_tokens": _modality(b, by[2:], {"IMAGE", "DOCUMENT"}),
     }  # fmt: skip
 
 
@@ -447,6 +451,7 @@ _PARTS = (
     ("output_tokens", ("reasoning_tokens",)),
     ("output_tokens", ("output_audio_tokens", "output_image_tokens")),
     ("cache_write_tokens", ("cache_write_5m_tokens", "cache_write_1h_tokens")),
+    ("cache_read_tokens", ("cache_audio_read_tokens", "cache_image_read_tokens")),
 )
 
 
