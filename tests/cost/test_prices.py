@@ -147,6 +147,18 @@ def test_a_file_of_yours_is_above_the_book(tmp_path, monkeypatch):
     assert file.stat() == before
 
 
+def test_half_a_nano_dollar_goes_to_the_even_one(tmp_path):
+    """For a charge and for a frame of them."""
+    file = tmp_path / "mine.toml"
+    file.write_text(MINE)
+    book, counts = book_with(file), [1, 2, 3, 4, 5]
+    rows = {"provider": "acme", "model": "own", "at_unix_ns": NOW, "output_tokens": 0}
+    frame = pl.DataFrame([rows | {"input_tokens": n} for n in counts], schema=SCHEMA)
+    got = price_frame(frame, book=book)["priced_nanousd"].to_list()
+    alone = [cost(Usage(input_tokens=n, output_tokens=0), "own", "acme", book=book) for n in counts]
+    assert got == alone == [0, 1, 2, 2, 2]
+
+
 BAD = [
     ("[[price]]\nprovider='a'", "expected provider, model and from"),
     ("[[price]]\nprovider='a'\nmodel='b'\nfrom=2026-01-01", "expected a price"),
