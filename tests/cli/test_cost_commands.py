@@ -130,3 +130,25 @@ def test_an_invoice_is_compared(store, tmp_path):
                 cli, ["cost", "reconcile", str(bill), "--columns", odd, "--store", str(store)],
                 catch_exceptions=False,
             )  # fmt: skip
+
+
+@pytest.mark.parametrize("priced", [True, False])
+def test_an_imported_run_keeps_its_dollars_or_says_unknown(tmp_path, priced):
+    """To the last digit; a recorded 0 for tokens that were used is nobody's price."""
+    from tests.ingest.ingest_samples import admit, tau2_file, tau2_run, write
+    from towerkit.packs.store import Store
+
+    record = tau2_run()
+    if not priced:
+        record["agent_cost"] = 0.0
+        for message in record["messages"]:
+            if message["role"] == "assistant" and message["usage"]:
+                message["cost"] = 0.0
+    report = admit(Store(tmp_path / "s"), write(tmp_path / "a.json", tau2_file(record)), "tau2")
+    assert report.errors == ()
+    said = json.loads(run("show", "--by", "purpose", "--json", "--store", tmp_path / "s").output)
+    (agent,) = [g for g in said["groups"] if g["purpose"] == "agent"]
+    assert (agent["cost_nanousd"], agent["unknown_charges"]) == ((5002, 0) if priced else (None, 2))
+    text = run("show", "--by", "purpose", "--store", tmp_path / "s").output.splitlines()
+    (line,) = [x for x in text if x.startswith("agent")]
+    assert ("$0.000005002" if priced else "unknown ($0.00 and 2 unknown charges)") in line
