@@ -253,9 +253,14 @@ def test_a_frame_is_priced_like_its_charges(charges, moment):
     got = price_frame(frame, book=BOOK, at_unix_ns=moment)
     assert got.height == len(rows)
     for row, made in zip(rows, got.to_dicts(), strict=True):
-        usage = Usage(**{k: v for k, v in row.items() if k.endswith("_tokens")})
-        quote = BOOK.quote(usage, model=row["model"], provider=row["provider"],
-                           at_unix_ns=moment or row["at_unix_ns"])  # fmt: skip
+        counts = {k: v for k, v in row.items() if k.endswith("_tokens")}
+        moment_ = moment or row["at_unix_ns"]
+        # Of all classes, it is genai-prices that adds up; of the five, the rates of the model.
+        quote = BOOK.quote(TokenUsage(**counts), model=row["model"], provider=row["provider"],
+                           at_unix_ns=moment_)  # fmt: skip
+        alone = BOOK.quote(Usage(**counts), model=row["model"], provider=row["provider"],
+                           at_unix_ns=moment_)  # fmt: skip
+        assert alone == quote
         expected = None if quote.price is None else quote.price.nanousd
         assert made["priced_nanousd"] == expected, (row, quote)
         assert (made["priced_why"] is None) == (expected is not None)

@@ -9,49 +9,19 @@ A frame of charges has `provider`, `model`, `input_tokens`, `output_tokens`, `ca
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from towerkit.core.types import Usage
-from towerkit.cost.prices import CONTRADICTED, FREE, NOT_WHOLE, Found, PriceBook
+from towerkit.cost.prices import CONTRADICTED, FREE, NOT_WHOLE, PriceBook
+from towerkit.cost.rates import CLASSES, SPAN_NS, Rates, Step, rates_of
 
 if TYPE_CHECKING:
     import polars as pl
 
-PICO = 1_000_000  # of pico-dollars a token: USD a million tokens, times this
-# No price begins or ends within such a span: they change at midnight, or at full and half hours.
-_SPAN_NS = 1800 * 10**9
-_CLASSES = ("input", "output", "cache_read", "cache_write", "reasoning")
-_KEYS = (
-    "input_mtok",
-    "output_mtok",
-    "cache_read_mtok",
-    "cache_write_mtok",
-    "output_reasoning_mtok",
-)
-_TOKENS = tuple(f"{c}_tokens" for c in _CLASSES)
+_TOKENS = tuple(f"{c}_tokens" for c in CLASSES)
 
 
-class _Step(msgspec.Struct, frozen=True):
-    """Pico-dollars a token in the order of `_CLASSES`, for calls with more input than `above`."""
-
-    above: int
-    rates: tuple[int, ...]
-
-
-class _Rates(msgspec.Struct, frozen=True):
-    """What a model takes at a time: steps, or `exact` where they do not say it; or why unknown."""
-
-    steps: tuple[_Step, ...] = ()
-    per_request: int = 0
-    ref: str | None = None
-    why: str | None = None
-    exact: bool = False
-
-
-_NOTHING = _Rates(ref="stand-in")
+_NOTHING = Rates(ref="stand-in")
 
 
 def price_frame(
@@ -63,7 +33,7 @@ def price_frame(
     """
     import polars as pl  # noqa: PLC0415
 
-    own = pl.col("at_unix_ns") // _SPAN_NS * _SPAN_NS
+    own = pl.col("at_unix_ns") // SPAN_NS * SPAN_NS
     keyed = charges.select(
         "provider", "model", *(pl.col(t).cast(pl.Int64) for t in _TOKENS),
         span=own if at_unix_ns is None else pl.lit(at_unix_ns, pl.Int64),
@@ -90,55 +60,22 @@ def price_frame(
     )  # fmt: skip
 
 
-def _rates(book: PriceBook, provider: str | None, model: str | None, at_unix_ns: int) -> _Rates:
+def _rates(book: PriceBook, provider: str | None, model: str | None, at_unix_ns: int) -> Rates:
     if provider in FREE:
         return _NOTHING
     if not model:
-        return _Rates(why="no model is named")
+        return Rates(why="no model is named")
     if provider == "simulated":
         own = book.simulated(model)
         if own is None:
-            return _Rates(why=f"the simulated model {model} has no price in data/prices.toml")
+            return Rates(why=f"the simulated model {model} has no price in data/prices.toml")
         given, made = own[0] * 1000, own[1] * 1000
-        return _Rates(steps=(_Step(-1, (given, made, given, given, made)),), ref="data/prices.toml")
+        return Rates(steps=(Step(-1, (given, made, given, given, made)),), ref="data/prices.toml")
     found = book.find(model, provider=provider, at_unix_ns=at_unix_ns)
-    return _Rates(why=found) if isinstance(found, str) else _steps(found)
+    return Rates(why=found) if isinstance(found, str) else rates_of(found.prices, found.ref)
 
 
-def _steps(found: Found) -> _Rates:
-    """Return the prices of a model as rates by step; where they are not such, say so."""
-    prices = {k: v for k, v in vars(found.prices).items() if v is not None}
-    known = {k: prices[k] for k in _KEYS if k in prices}
-    if "input_mtok" not in known or "output_mtok" not in known:
-        return _Rates(exact=True, ref=found.ref)
-    starts = {t.start for p in known.values() for t in getattr(p, "tiers", ())}
-    steps = []
-    for above in (-1, *sorted(starts)):
-        rates = {k: _at(p, above) * PICO for k, p in known.items()}
-        given, made = rates["input_mtok"], rates["output_mtok"]
-        row = (
-            given, made, rates.get("cache_read_mtok", given), rates.get("cache_write_mtok", given),
-            rates.get("output_reasoning_mtok", made),
-        )  # fmt: skip
-        if any(r != int(r) for r in row):
-            return _Rates(exact=True, ref=found.ref)
-        steps.append(_Step(above, tuple(map(int, row))))
-    request = prices.get("requests_kcount", Decimal(0))
-    if not isinstance(request, Decimal):
-        return _Rates(exact=True, ref=found.ref)
-    return _Rates(steps=tuple(steps), per_request=int(request * 10**9), ref=found.ref)
-
-
-def _at(price: Any, above: int) -> Decimal:
-    """Return the price of calls with more input than `above`."""
-    if isinstance(price, Decimal):
-        return price
-    fitting = [t.price for t in price.tiers if t.start <= above]
-    found: Decimal = fitting[-1] if fitting else price.base
-    return found
-
-
-def _table(found: list[_Rates], depth: int) -> pl.DataFrame:
+def _table(found: list[Rates], depth: int) -> pl.DataFrame:
     import polars as pl  # noqa: PLC0415
 
     columns: dict[str, Any] = {
@@ -150,7 +87,7 @@ def _table(found: list[_Rates], depth: int) -> pl.DataFrame:
     for n in range(depth):
         steps = [r.steps[n] if n < len(r.steps) else None for r in found]
         columns[f"above{n}"] = pl.Series([s and s.above for s in steps], dtype=pl.Int64)
-        for i, name in enumerate(_CLASSES):
+        for i, name in enumerate(CLASSES):
             rates = [None if s is None else s.rates[i] for s in steps]
             columns[f"{name}{n}"] = pl.Series(rates, dtype=pl.Int64)
     return pl.DataFrame(columns)
@@ -162,9 +99,9 @@ def _cost(depth: int) -> pl.Expr:
 
     if depth == 0:
         return pl.lit(None, pl.Int64)
-    read, written, thought = (pl.col(f"{c}_tokens").fill_null(0) for c in _CLASSES[2:])
+    read, written, thought = (pl.col(f"{c}_tokens").fill_null(0) for c in CLASSES[2:])
     fresh, said = pl.col("input_tokens") - read - written, pl.col("output_tokens") - thought
-    rate = {name: pl.col(f"{name}0") for name in _CLASSES}
+    rate = {name: pl.col(f"{name}0") for name in CLASSES}
     for n in range(1, depth):
         over = pl.col("input_tokens") > pl.col(f"above{n}")
         rate = {k: pl.when(over).then(pl.col(f"{k}{n}")).otherwise(r) for k, r in rate.items()}

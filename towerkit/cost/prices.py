@@ -29,6 +29,7 @@ import msgspec
 from towerkit.core.assets import asset
 from towerkit.core.errors import UsageError
 from towerkit.core.types import Usage
+from towerkit.cost.rates import SPAN_NS, Rates, rates_of
 from towerkit.cost.usage import TokenUsage, whole_usage
 
 # Who answers without being paid by the token: the stand-ins of a fallback chain.
@@ -53,6 +54,7 @@ PRICE_KEYS = (
 _TEXT_KEYS = ("provider", "model", "source", "note")
 
 
+_KEPT = 4096  # rates of as many models and half hours
 NOT_WHOLE = "the usage is not whole"
 CONTRADICTED = "a part of the usage is above its whole"
 
@@ -110,6 +112,7 @@ class PriceBook:
         Raises `UsageError` naming the file and the entry that cannot be read.
         """
         self._files = files
+        self._rates: dict[tuple[str, str | None, int], Rates] = {}
         path = asset("data", "prices.toml")
         own = _tables(path)
         self._simulated = {m["name"]: m for m in own.get("model", ())}
@@ -132,23 +135,41 @@ class PriceBook:
         """
         if provider in FREE:
             return Quote(price=Price(nanousd=0, ref="stand-in", date=None))
-        if usage.input_tokens is None or usage.output_tokens is None:
-            return Quote(why=NOT_WHOLE)
-        cached = (usage.cache_read_tokens or 0) + (usage.cache_write_tokens or 0)
-        if cached > usage.input_tokens or (usage.reasoning_tokens or 0) > usage.output_tokens:
-            return Quote(why=CONTRADICTED)
-        if not model:
-            return Quote(why="no model is named")
+        wrong = _wrong(usage)
+        if wrong is not None or not model:
+            return Quote(why=wrong or "no model is named")
         if provider == "simulated":
-            rates = self.simulated(model)
-            if rates is None:
-                return Quote(why=f"the simulated model {model} has no price in data/prices.toml")
-            cost = usage.input_tokens * rates[0] + usage.output_tokens * rates[1]
-            return Quote(price=Price(nanousd=cost, ref="data/prices.toml", date=rates[2]))
+            return self._simulated_quote(usage, model)
+        if type(usage) is Usage and usage.details is msgspec.UNSET and not context:
+            rates = self._rates_at(model, provider, at_unix_ns // SPAN_NS)
+            if not rates.exact:
+                return _by_rates(rates, usage, at_unix_ns)
         found = self.find(model, provider=provider, at_unix_ns=at_unix_ns, context=context)
         if isinstance(found, str):
             return Quote(why=found)
         return _quoted(found, whole_usage(usage), _moment(at_unix_ns).date())
+
+    def _simulated_quote(self, usage: Usage | TokenUsage, model: str) -> Quote:
+        own = self.simulated(model)
+        if own is None:
+            return Quote(why=f"the simulated model {model} has no price in data/prices.toml")
+        cost = (usage.input_tokens or 0) * own[0] + (usage.output_tokens or 0) * own[1]
+        return Quote(price=Price(nanousd=cost, ref="data/prices.toml", date=own[2]))
+
+    def _rates_at(self, model: str, provider: str | None, span: int) -> Rates:
+        """Return the rates of a model; those of the last spans asked for are kept."""
+        key = (model, provider, span)
+        rates = self._rates.get(key)
+        if rates is None:
+            found = self.find(model, provider=provider, at_unix_ns=span * SPAN_NS)
+            if isinstance(found, str):
+                rates = Rates(why=found)
+            else:
+                rates = rates_of(found.prices, found.ref)
+            if len(self._rates) >= _KEPT:
+                self._rates.clear()
+            self._rates[key] = rates
+        return rates
 
     def known_as(self, model: str, provider: str | None) -> str:
         """Return the name under which the book knows a model: one for all its dated spellings."""
@@ -181,6 +202,22 @@ class PriceBook:
                 best = max(fitting, key=lambda e: (e.since, not e.model.endswith("*"), e.model))
                 return Found(_model_price(best), best.ref)
         return _of_snapshot(name, provider, owner, moment, context)
+
+
+def _wrong(usage: Usage | TokenUsage) -> str | None:
+    """Say why a usage has no price, whatever the model."""
+    given, made = usage.input_tokens, usage.output_tokens
+    if given is None or made is None:
+        return NOT_WHOLE
+    cached = (usage.cache_read_tokens or 0) + (usage.cache_write_tokens or 0)
+    return CONTRADICTED if cached > given or (usage.reasoning_tokens or 0) > made else None
+
+
+def _by_rates(rates: Rates, usage: Usage, at_unix_ns: int) -> Quote:
+    if rates.why is not None:
+        return Quote(why=rates.why)
+    day = _moment(at_unix_ns).date().isoformat()
+    return Quote(price=Price(nanousd=rates.nanousd(usage), ref=str(rates.ref), date=day))
 
 
 def _moment(at_unix_ns: int) -> datetime:
