@@ -15,6 +15,7 @@ from towerkit.cli.base import (
     json_option,
     open_store,
     read_text,
+    say,
     store_option,
 )
 from towerkit.cost.ledger import usd
@@ -72,10 +73,10 @@ def cost_show(selection: str, by: str, store: str | None, as_json: bool) -> None
               "waste": lost.to_dicts(), "simulated": bool(frame["simulated"].any())})  # fmt: skip
         return
     for row in groups.to_dicts():
-        click.echo(f"{safe_text(str(row[by]), limit=40):<40} {_sum(row)}")
-    click.echo(f"{'total':<40} {_sum(sums.to_dicts()[0])}")
+        say(f"{safe_text(str(row[by]), limit=40):<40} {_sum(row)}")
+    say(f"{'total':<40} {_sum(sums.to_dicts()[0])}")
     for row in (r for r in lost.to_dicts() if r["charges"]):
-        click.echo(f"[waste] {row['waste']}: {row['charges']} charges, "
+        say(f"[waste] {row['waste']}: {row['charges']} charges, "
                    f"{_amount(row['known_nanousd'], row['unknown_charges'])}")  # fmt: skip
 
 
@@ -103,13 +104,13 @@ def cost_reprice(
         name = "total" if row is whole else safe_text(f"{row.provider}/{row.model}", limit=48)
         recorded = _amount(row.known_recorded_nanousd, row.unknown_recorded)
         repriced = _amount(row.known_repriced_nanousd, row.unknown_repriced)
-        click.echo(f"{name:<48} {row.charges} charges  recorded {recorded}  repriced {repriced}")
+        say(f"{name:<48} {row.charges} charges  recorded {recorded}  repriced {repriced}")
         for why in row.why if row is not whole else ():
-            click.echo(f"  {safe_text(why, limit=200)}")
+            say(f"  {safe_text(why, limit=200)}")
     if whole.differing:
-        click.echo(f"{whole.differing} charges were recorded at other prices than this book's for "
+        say(f"{whole.differing} charges were recorded at other prices than this book's for "
                    "their own day")  # fmt: skip
-    click.echo(f"prices as of {as_of}: {book.version}")
+    say(f"prices as of {as_of}: {book.version}")
 
 
 @cost.command("reconcile")
@@ -149,8 +150,8 @@ def cost_reconcile(
         emit({"agrees": fine, "rows": rows})
     else:
         for row in rows:
-            click.echo(_reconciled(row))
-        click.echo(f"[reconcile] {'agrees' if fine else 'differs'}: {len(rows)} rows")
+            say(_reconciled(row))
+        say(f"[reconcile] {'agrees' if fine else 'differs'}: {len(rows)} rows")
     if not fine:
         sys.exit(4)
 
