@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 def own_home(tmp_path_factory, monkeypatch):
     """Give the test an empty home and no store or key of the user's."""
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
-    for name in ("TOWERKIT_STORE", "TOWERKIT_KEY"):
+    for name in ("TOWERKIT_STORE", "TOWERKIT_KEY", "TOWERKIT_PRICES"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -61,6 +61,7 @@ DOORS = {
 }
 DIRECT = {"print", "pprint", "echo", "secho", "tqdm", "getLogger", "Environment", "write_csv",
           "to_csv", "DictWriter"}  # fmt: skip
+READS = {"invoice.py": {"csv"}}  # what comes in as CSV; nothing goes out as it
 STREAMS = {"stdout", "stderr", "__stdout__", "__stderr__"}
 
 
@@ -78,7 +79,7 @@ def test_text_goes_out_by_the_doors_only(path):
                 assert called.attr in {"isatty", "fileno", "flush"}, f"{path}:{node.lineno}"
         if isinstance(node, ast.Import | ast.ImportFrom):
             modules = {a.name for a in node.names} | {getattr(node, "module", None)}
-            assert not {"csv", "pprint", "rich"} & modules, path
+            assert not ({"csv", "pprint", "rich"} - READS.get(path.name, set())) & modules, path
 
 
 @pytest.mark.parametrize("name", ["page.html.j2", "tables.py", "html.py"])

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from towerkit.core.sse import Lines
 from towerkit.core.types import ToolCall, Usage
 from towerkit.faults.steps import Reply
 from towerkit.faults.wire import WIRES, Asked
-from towerkit.runtime.http_wire import UNLIMITED_TOKENS, Lines, Said, asked, failure_inside
+from towerkit.runtime.http_wire import UNLIMITED_TOKENS, Said, asked, failure_inside
 
 CHAT = {"model": "m-1", "messages": []}
 GEMINI = {"contents": [], "generationConfig": {"maxOutputTokens": 7, "candidateCount": 2}}

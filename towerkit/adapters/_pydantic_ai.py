@@ -163,7 +163,7 @@ def read_response(response: ModelResponse | Response) -> Response:
     """Return what a `ModelResponse` says, in towerkit's words; usage of zero tokens is unknown."""
     if isinstance(response, Response):  # from a tape
         return response
-    counted = {
+    counted: dict[str, Any] = {
         f"{name}_tokens": count_at(response.usage, f"{name}_tokens")
         for name in ("input", "output", "cache_read", "cache_write")
     }

@@ -15,6 +15,7 @@ import sys
 import click
 
 from towerkit.cli import (  # noqa: F401  they hang their commands on it
+    cost,
     errors,
     evidence,
     integrity,

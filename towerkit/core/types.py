@@ -18,7 +18,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """Token counts as the provider reports them. Unknown is None, never 0.
 
     `input_tokens` includes cached tokens and `output_tokens` includes reasoning tokens, as in the
-    OpenTelemetry GenAI conventions.
+    OpenTelemetry GenAI conventions. `details` are counts of further classes that have a price of
+    their own, by the names of `cost.usage.TokenUsage`; without any, it is not stored.
     """
 
     input_tokens: int | None = None
@@ -26,6 +27,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     cache_read_tokens: int | None = None
     cache_write_tokens: int | None = None
     reasoning_tokens: int | None = None
+    details: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ToolCall(msgspec.Struct, frozen=True):

@@ -55,11 +55,12 @@ def parse_selection(text: str) -> Selection:
         name = {"eval": "eval_id", "since": "since_ns", "until": "until_ns"}.get(key, key)
         if name in fields:
             raise SelectionError(f"selection {text!r} names {key} twice: give it once")
-        fields[name] = _time(key, value) if name.endswith("_ns") else value
+        fields[name] = parse_time(key, value) if name.endswith("_ns") else value
     return Selection(text=text, **fields)
 
 
-def _time(key: str, value: str) -> int:
+def parse_time(key: str, value: str) -> int:
+    """Return an ISO date or date-time in nanoseconds since 1970, UTC unless it says otherwise."""
     try:
         moment = datetime.fromisoformat(value)
     except ValueError:

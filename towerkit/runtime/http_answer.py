@@ -15,10 +15,11 @@ from typing import Any
 import msgspec
 
 from towerkit.core.errors import ControlError, StreamTruncated
+from towerkit.core.sse import Lines
 from towerkit.core.types import Response
 from towerkit.reliability.classify import Failure, classify_response
 from towerkit.reliability.probe import plain_headers
-from towerkit.runtime.http_wire import Asked, Lines, Said, failure_inside
+from towerkit.runtime.http_wire import Asked, Said, failure_inside
 
 READ_BYTES = 8_000_000
 """How much of a model's answer is read on the side; the tape keeps no text of a longer one."""

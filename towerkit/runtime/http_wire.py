@@ -17,12 +17,13 @@ A `POST …/messages` of a mail service has no `model`: path and body decide tog
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import msgspec
 
 from towerkit.core.types import Response, ToolCall, Usage
+from towerkit.cost.usage import merged, read_counts
 from towerkit.reliability.classify import Failure, classify_response
 from towerkit.runtime.tool_calls import parse_tool_call
 
@@ -193,7 +194,7 @@ class Said:
         self.finish: str | None = None
         self.model: str | None = None
         self.id: str | None = None
-        self.counts: dict[str, int | None] = {}
+        self._counts: list[tuple[Json, str]] = []
         self.done = False
         self._finished: set[Any] = set()
         self._answers = answers
@@ -201,8 +202,16 @@ class Said:
 
     @property
     def usage(self) -> Usage | None:
-        """The token counts that were reported."""
-        return Usage(**self.counts) if any(v is not None for v in self.counts.values()) else None
+        """The token counts that were reported; None where one of them cannot be true."""
+        if not self._counts:
+            return None
+        found = read_counts(merged(self._counts), dialect=self._counts[-1][1]).usage
+        return None if found is None else found.plain
+
+    def counted(self, block: Any, dialect: str) -> None:
+        """Note a block of token counts."""
+        if isinstance(block, dict) and block:
+            self._counts.append((block, dialect))
 
     def feed(self, event: Any) -> None:
         """Take an event or a body; what has another shape than expected says nothing."""
@@ -240,19 +249,8 @@ class Said:
 
 def _chat(said: Said, event: Json) -> None:
     said.model, said.id = _text(event.get("model")) or said.model, _text(event.get("id")) or said.id
-    usage = _d(event.get("usage"))
-    if usage:
-        vectors = event.get("object") == "list"
-        said.counts = {
-            "input_tokens": _count(usage.get("prompt_tokens")),
-            "output_tokens": 0 if vectors else _count(usage.get("completion_tokens")),
-            "cache_read_tokens": _count(
-                _d(usage.get("prompt_tokens_details")).get("cached_tokens")
-            ),
-            "reasoning_tokens": _count(
-                _d(usage.get("completion_tokens_details")).get("reasoning_tokens")
-            ),
-        }
+    vectors = event.get("object") == "list"
+    said.counted(event.get("usage"), "embeddings" if vectors else "chat")
     for choice in _dicts(event.get("choices")):
         index, part = choice.get("index"), _d(choice.get("delta")) or _d(choice.get("message"))
         said.parts.append(_text(part.get("content")) or _text(choice.get("text")) or "")
@@ -272,16 +270,7 @@ def _responses(said: Said, event: Json) -> None:
     said.model, said.id = _text(whole.get("model")) or said.model, _text(whole.get("id")) or said.id
     if kind not in {None, "response.completed", "response.incomplete", "response.failed"}:
         return
-    usage = _d(whole.get("usage"))
-    if usage:
-        said.counts = {
-            "input_tokens": _count(usage.get("input_tokens")),
-            "output_tokens": _count(usage.get("output_tokens")),
-            "cache_read_tokens": _count(_d(usage.get("input_tokens_details")).get("cached_tokens")),
-            "reasoning_tokens": _count(
-                _d(usage.get("output_tokens_details")).get("reasoning_tokens")
-            ),
-        }
+    said.counted(whole.get("usage"), "responses")
     texts: list[str] = []
     for item in _dicts(whole.get("output")):
         texts += [_text(p.get("text")) or "" for p in _dicts(item.get("content"))]
@@ -309,17 +298,10 @@ def _anthropic(said: Said, event: Json) -> None:
         said.parts.append(_text(delta.get("text")) or "")
         if "partial_json" in delta:
             said.call(str(event.get("index")), None, None, delta["partial_json"])
-    usage = _d(event.get("usage")) or _d(message.get("usage"))
-    if "input_tokens" in usage:
-        cached = {k: _count(usage.get(f"cache_{k}_input_tokens")) for k in ("read", "creation")}
-        fresh = _count(usage["input_tokens"])
-        total = None if fresh is None else fresh + sum(n or 0 for n in cached.values())
-        said.counts |= {
-            "input_tokens": total, "cache_read_tokens": cached["read"],
-            "cache_write_tokens": cached["creation"],
-        }  # fmt: skip
-    if "output_tokens" in usage:
-        said.counts["output_tokens"] = _count(usage["output_tokens"])
+    begun = _d(message.get("usage")) if kind == "message_start" else None
+    if begun:  # what it says of the output is only begun
+        begun = {k: v for k, v in begun.items() if k != "output_tokens"}
+    said.counted(begun or event.get("usage") or message.get("usage"), "anthropic")
     said.finish = (
         _text(message.get("stop_reason")) or _text(delta.get("stop_reason")) or said.finish
     )
@@ -329,15 +311,7 @@ def _anthropic(said: Said, event: Json) -> None:
 def _gemini(said: Said, event: Json) -> None:
     said.model = _text(event.get("modelVersion")) or said.model
     said.id = _text(event.get("responseId")) or said.id
-    usage = _d(event.get("usageMetadata"))
-    if usage:
-        made, thought = _count(usage.get("candidatesTokenCount")), usage.get("thoughtsTokenCount")
-        said.counts = {
-            "input_tokens": _count(usage.get("promptTokenCount")),
-            "output_tokens": None if made is None else made + (_count(thought) or 0),
-            "cache_read_tokens": _count(usage.get("cachedContentTokenCount")),
-            "reasoning_tokens": _count(thought),
-        }
+    said.counted(event.get("usageMetadata"), "gemini")
     for candidate in _dicts(event.get("candidates")):
         for part in _dicts(_d(candidate.get("content")).get("parts")):
             said.parts.append(_text(part.get("text")) or "")
@@ -367,45 +341,3 @@ def failure_inside(event: Any) -> Failure | None:
         if told or _text(plain.get("type")) in {"error", "exception"}:
             return classify_response(status=200, body=plain)
     return None
-
-
-# -- server-sent events ----------------------------------------------------------------------------
-
-
-class Lines:
-    """Cuts a stream of bytes into the events of `text/event-stream`."""
-
-    def __init__(self) -> None:
-        """Start empty."""
-        self._rest = b""
-        self._name = ""
-        self._data: list[str] = []
-
-    def feed(self, data: bytes) -> Iterator[tuple[str, str]]:
-        """Yield the events that `data` completes, each as its name and its data."""
-        text = self._rest + data
-        # A carriage return at the end may be half of a line's end.
-        held = text[-1:] if text.endswith(b"\r") else b""
-        lines = re.split(rb"\r\n|\n|\r", text[: len(text) - len(held)])
-        self._rest = lines.pop() + held
-        for line in lines:
-            yield from self._line(line)
-
-    def end(self) -> Iterator[tuple[str, str]]:
-        """Yield what stands at the end without its blank line, as the SDKs do."""
-        yield from self._line(self._rest.rstrip(b"\r"))
-        self._rest = b""
-        yield from self._line(b"")
-
-    def _line(self, line: bytes) -> Iterator[tuple[str, str]]:
-        if not line:
-            if self._data:
-                yield self._name, "\n".join(self._data)
-            self._name, self._data = "", []
-            return
-        field, _, value = line.partition(b":")
-        text = value.removeprefix(b" ").decode("utf-8", "replace")
-        if field == b"event":
-            self._name = text
-        elif field == b"data":
-            self._data.append(text)

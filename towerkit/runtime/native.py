@@ -18,6 +18,7 @@ import msgspec
 
 from towerkit.core.canonical import canonical_json
 from towerkit.core.types import Response, Usage
+from towerkit.cost.usage import read_counts
 from towerkit.reliability.probe import get, is_a, items, kind_of, text_of, whole
 
 _DEEP, _MANY = 20, 20_000  # levels, and values in all: a graph that refers to itself ends here
@@ -110,27 +111,6 @@ def _leaf(value: Any) -> Any:
 
 # -- what an answer says ---------------------------------------------------------------------------
 
-# Where formats keep a count, first one that is there; a dot goes one level down.
-_COUNTS = {
-    "input": (
-        "prompt_tokens", "input_tokens", "prompt_token_count", "inputTokens",
-    ),
-    "output": (
-        "completion_tokens", "output_tokens", "candidates_token_count", "outputTokens",
-    ),
-    "cache_read": (
-        "prompt_tokens_details.cached_tokens", "input_tokens_details.cached_tokens",
-        "cache_read_input_tokens", "cached_content_token_count", "input_token_details.cache_read",
-        "cache_read_tokens",
-    ),
-    "cache_write": (
-        "cache_creation_input_tokens", "input_token_details.cache_creation", "cache_write_tokens",
-    ),
-    "reasoning": (
-        "completion_tokens_details.reasoning_tokens", "output_tokens_details.reasoning_tokens",
-        "thoughts_token_count", "output_token_details.reasoning",
-    ),
-}  # fmt: skip
 _PLACES = ("usage", "usage_metadata")
 _MODELS = ("model", "model_version", "model_name", "response_metadata.model_name")
 _IDS = ("id", "response_id", "provider_response_id")
@@ -172,16 +152,16 @@ def count_at(usage: Any, *paths: str) -> int | None:
 
 
 def _usage(usage: Any) -> Usage | None:
-    found = {name: count_at(usage, *paths) for name, paths in _COUNTS.items()}
-    if found["input"] is None and found["output"] is None:
-        return None
-    parts = [count_at(usage, f"cache_{n}_input_tokens") or 0 for n in ("read", "creation")]
-    if found["input"] is not None:  # Anthropic counts cached tokens apart; here input has them in
-        found["input"] += sum(parts)
-    thoughts = count_at(usage, "thoughts_token_count")
-    if found["output"] is not None:  # and Gemini its thoughts
-        found["output"] += thoughts or 0
-    return Usage(**{f"{name}_tokens": number for name, number in found.items()})
+    found = read_counts(usage, get=_field).usage
+    return None if found is None else found.plain
+
+
+def _field(of: Any, names: str) -> Any:
+    """Return the first of the fields `a|b`; a number as a plain one, a list as nothing."""
+    found = next((v for n in names.split("|") if (v := _at(of, n)) is not None), None)
+    if is_a(found, int) and not is_a(found, bool):
+        return whole(found)
+    return None if is_a(found, list | tuple) else found
 
 
 def _at(value: Any, path: str) -> Any:

@@ -169,7 +169,10 @@ def usage_of(attributes: Mapping[str, Any]) -> Usage | None:
 
 def usage_in(columns: Mapping[str, Any]) -> Usage:
     """Return the counts of columns as usage."""
-    return Usage(**{c.removeprefix("gen_ai_usage_"): columns.get(c) for c in COUNT_COLUMNS})
+    counts: dict[str, Any] = {
+        c.removeprefix("gen_ai_usage_"): columns.get(c) for c in COUNT_COLUMNS
+    }
+    return Usage(**counts)
 
 
 def _first(attributes: Mapping[str, Any], spellings: Sequence[str]) -> Any:

@@ -14,7 +14,7 @@ from towerkit.core.errors import MalformedResponse
 from towerkit.core.types import Message, Model, Request, Response, Usage
 from towerkit.runtime.models import reading
 from towerkit.runtime.models.adapter import apieces, pieces, twins, two_clients
-from towerkit.runtime.models.reading import count, get, rows, text, word
+from towerkit.runtime.models.reading import get, rows, text, word
 
 
 def openai(
@@ -95,21 +95,10 @@ def read(answer: Any) -> Response:
             for c in rows(get(message, "tool_calls")) if get(c, "function") is not None
         ),
         finish_reason="refusal" if refusal else said or "stop",
-        usage=usage(get(answer, "usage")), model=word(get(answer, "model")),
+        usage=reading.usage("chat", get(answer, "usage")), model=word(get(answer, "model")),
         response_id=word(get(answer, "id")),
     )  # fmt: skip
     return reading.answered(response, api="a chat completion", said=said)
-
-
-def usage(counts: Any) -> Usage | None:
-    """Return the usage of a chat completion; cached and reasoning tokens are parts of the sums."""
-    return reading.usage(
-        input_tokens=count(get(counts, "prompt_tokens")),
-        output_tokens=count(get(counts, "completion_tokens")),
-        cache_read=count(get(counts, "prompt_tokens_details", "cached_tokens")),
-        cache_write=count(get(counts, "prompt_tokens_details", "cache_write_tokens")),
-        reasoning=count(get(counts, "completion_tokens_details", "reasoning_tokens")),
-    )
 
 
 class Chunks:
@@ -130,7 +119,7 @@ class Chunks:
         """Take a chunk."""
         self._model = word(get(event, "model")) or self._model
         self._id = word(get(event, "id")) or self._id
-        self._usage = usage(get(event, "usage")) or self._usage
+        self._usage = reading.usage("chat", get(event, "usage")) or self._usage
         choices = rows(get(event, "choices"))
         if not choices:  # the chunk of the usage, when it follows the finish reason, is the last
             self.final = self._finish is not None and get(event, "usage") is not None

@@ -17,7 +17,7 @@ from towerkit.core.errors import MalformedResponse
 from towerkit.core.types import Message, Model, Request, Response, ToolCall, Usage
 from towerkit.runtime.models import reading
 from towerkit.runtime.models.adapter import apieces, make_client, pieces, twins
-from towerkit.runtime.models.reading import count, get, plus, rows, text, word
+from towerkit.runtime.models.reading import get, rows, text, word
 
 ONE_ATTEMPT = {"attempts": 1}  # absent, the SDK's asynchronous transport retries once by itself
 
@@ -218,7 +218,7 @@ class Chunks:
         """Take a chunk. Thoughts are no part of the answer."""
         self._model = word(get(event, "model_version")) or self._model
         self._id = word(get(event, "response_id")) or self._id
-        self._usage = usage(get(event, "usage_metadata")) or self._usage
+        self._usage = reading.usage("gemini", get(event, "usage_metadata")) or self._usage
         candidates = rows(get(event, "candidates"))
         blocked = word(get(event, "prompt_feedback", "block_reason"))
         if not candidates:
@@ -252,21 +252,3 @@ class Chunks:
             finish_reason=self._finish or "stop", usage=self._usage, model=self._model,
             response_id=self._id,
         )  # fmt: skip
-
-
-def usage(counts: Any) -> Usage | None:
-    """Return the usage of an answer; thoughts are output, what tools of the provider gave is input.
-
-    The API leaves out a count that is zero. What the answer took is then in the total.
-    """
-    given = plus(count(get(counts, "prompt_token_count")),
-                 count(get(counts, "tool_use_prompt_token_count")))  # fmt: skip
-    thoughts = count(get(counts, "thoughts_token_count"))
-    made = plus(count(get(counts, "candidates_token_count")), thoughts)
-    total = count(get(counts, "total_token_count"))
-    if get(counts, "candidates_token_count") is None and given is not None and total is not None:
-        made = total - given if total >= given else None
-    return reading.usage(
-        input_tokens=given, output_tokens=made, reasoning=thoughts,
-        cache_read=count(get(counts, "cached_content_token_count")),
-    )  # fmt: skip

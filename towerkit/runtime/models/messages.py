@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
+import msgspec
+
 from towerkit.core.errors import MalformedResponse
-from towerkit.core.types import Message, Model, Request, Response, Usage
+from towerkit.core.types import Message, Model, Request, Response
+from towerkit.cost.usage import field
 from towerkit.runtime.models import reading
 from towerkit.runtime.models.adapter import apieces, pieces, twins, two_clients
-from towerkit.runtime.models.reading import count, get, plus, text, word
+from towerkit.runtime.models.reading import get, text, word
 
 
 def anthropic(
@@ -101,29 +104,28 @@ def read(answer: Any) -> Response:
             if get(b, "type") == "tool_use"
         ),
         finish_reason=said or "stop",
-        usage=usage(get(answer, "usage"), get(answer, "usage")),
+        usage=reading.usage("anthropic", get(answer, "usage")),
         model=word(get(answer, "model")),
         response_id=word(get(answer, "id")),
     )
     return reading.answered(response, api="a message", said=said)
 
 
-def usage(start: Any, end: Any) -> Usage | None:
-    """Return the usage of a message. The API counts cached tokens apart; here input has them in.
+class _Both(msgspec.Struct, frozen=True):
+    """Counts at the start of a stream and at its end, where some servers correct the input too.
 
-    A stream says its input at the start and its output at the end, where some servers correct the
-    input too; of a whole message, both are the same.
+    What the start says of the output is only begun.
     """
 
-    def said(name: str) -> int | None:
-        later = count(get(end, name))
-        return count(get(start, name)) if later is None else later
+    start: Any
+    end: Any
 
-    read_, written = said("cache_read_input_tokens"), said("cache_creation_input_tokens")
-    return reading.usage(
-        input_tokens=plus(said("input_tokens"), read_, written),
-        output_tokens=count(get(end, "output_tokens")), cache_read=read_, cache_write=written,
-    )  # fmt: skip
+
+def _later(of: Any, names: str) -> Any:
+    if not isinstance(of, _Both):
+        return field(of, names)
+    later = field(of.end, names)
+    return field(of.start, names) if later is None and names != "output_tokens" else later
 
 
 class Events:
@@ -173,6 +175,8 @@ class Events:
             content="".join(self._text),
             tool_calls=tuple(reading.tool_call(*self._calls[i]) for i in sorted(self._calls)),
             finish_reason=self._finish,
-            usage=usage(get(self._message, "usage"), self._end),
+            usage=reading.usage(
+                "anthropic", _Both(get(self._message, "usage"), self._end), get=_later
+            ),
             model=word(get(self._message, "model")), response_id=word(get(self._message, "id")),
         )  # fmt: skip

@@ -13,10 +13,10 @@ from typing import Any
 
 from towerkit.core.canonical import canonical_text
 from towerkit.core.errors import AnswerFailed, MalformedResponse
-from towerkit.core.types import Message, Model, Request, Response, Usage
+from towerkit.core.types import Message, Model, Request, Response
 from towerkit.runtime.models import reading
 from towerkit.runtime.models.adapter import apieces, pieces, twins, two_clients
-from towerkit.runtime.models.reading import count, get, rows, text, word
+from towerkit.runtime.models.reading import get, rows, text, word
 
 
 def openai_responses(
@@ -119,22 +119,11 @@ def _response(answer: Any, items: list[Any], *, streamed: str = "") -> Response:
             if get(i, "type") == "function_call"
         ),
         finish_reason="refusal" if refusal else said or "stop",
-        usage=usage(get(answer, "usage")),
+        usage=reading.usage("responses", get(answer, "usage")),
         model=word(get(answer, "model")),
         response_id=word(get(answer, "id")),
     )
     return reading.answered(response, api="a response", said=said)
-
-
-def usage(counts: Any) -> Usage | None:
-    """Return the usage of a response; cached and reasoning tokens are parts of the sums."""
-    return reading.usage(
-        input_tokens=count(get(counts, "input_tokens")),
-        output_tokens=count(get(counts, "output_tokens")),
-        cache_read=count(get(counts, "input_tokens_details", "cached_tokens")),
-        cache_write=count(get(counts, "input_tokens_details", "cache_write_tokens")),
-        reasoning=count(get(counts, "output_tokens_details", "reasoning_tokens")),
-    )
 
 
 class Events:
