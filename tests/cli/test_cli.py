@@ -11,11 +11,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 from tests.agents import recorded
 from towerkit.cli import main
+from towerkit.packs import writer
 from towerkit.packs.store import Store
 
 SCENARIO = "billing_dispute_resolution"
@@ -198,10 +198,10 @@ def test_a_full_disk_is_one_sentence(cli, monkeypatch, allowed):
         left[0] -= 1
         if left[0] < 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return write_table(*args, **kwargs)
+        return write_bytes(*args, **kwargs)
 
-    write_table = pq.write_table
-    monkeypatch.setattr(pq, "write_table", full)
+    write_bytes = writer.write_bytes
+    monkeypatch.setattr(writer, "write_bytes", full)
     code, out, err = cli("run", "--scenario", SCENARIO, "--store", "s")
     assert (code, out) == (1, "")
     assert err.count("\n") == 1
