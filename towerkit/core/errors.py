@@ -91,9 +91,26 @@ class ControlError(TowerError):
 
 
 class BudgetExceeded(ControlError):
-    """The ledger refused a reservation: the call was never made."""
+    """A budget refused a reservation, so the call was never made, or cut a stream that passed it.
+
+    `account` and `limit` say which (`"the run"`, `"cost_usd"`), `cap` how high it is, `left` and
+    `wanted` what there was and what the call might have used: nano-US-dollars, tokens, seconds.
+    """
 
     error_class = "budget_exceeded"
+    account, limit = "the run", "cost_usd"
+    cap: float | None = None
+    left: float | None = None
+    wanted: float | None = None
+
+    def __init__(
+        self, message: str, *, account: str = "the run", limit: str = "cost_usd",
+        cap: float | None = None, left: float | None = None, wanted: float | None = None,
+    ) -> None:  # fmt: skip
+        """Keep the parts beside the sentence."""
+        super().__init__(message)
+        self.account, self.limit, self.cap = account, limit, cap
+        self.left, self.wanted = left, wanted
 
 
 class DeadlineExceeded(ControlError):
