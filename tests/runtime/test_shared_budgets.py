@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
-import multiprocessing
-import os
 import random
-import signal
 import sqlite3
 import threading
-import time
 
 import pytest
 
 from tests.agents import make_tower
+from tests.runtime.killed import killed
 from tests.runtime.test_shared_breakers import server  # noqa: F401  a Redis of our own
 from towerkit.core.env import BootTime
 from towerkit.core.errors import BudgetExceeded, UsageError
@@ -205,26 +202,6 @@ def test_without_redis_calls_are_refused(tmp_path):
 
 # -- processes that are killed ---------------------------------------------------------------------
 
-DAILY = Ask("tenant=acme/day", "day", (60_000, None, None, None, None))
-LEASE_S = 0.3
-
-
-def spend(make, truth, seed):
-    """Call a provider that writes down what it bills, until the limit; die at any time."""
-    store, rng = make(), random.Random(seed)
-    with truth.open("ab", buffering=0) as bills:
-        while True:
-            wanted = rng.randrange(50, 150)
-            lease = store.reserve([DAILY], Amount(wanted, calls=1), LEASE_S)
-            if isinstance(lease, Shortage):
-                time.sleep(0.01)
-                continue
-            used = rng.randrange(wanted + 1)
-            bills.write(b"%d\n" % used)  # the provider has done it, whatever becomes of us
-            if rng.random() < 0.1:
-                time.sleep(0.02)
-            store.settle(lease, Amount(used, calls=1))
-
 
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
 def test_eight_processes_killed_at_random_are_never_over_the_limit(kind, request, tmp_path):
@@ -235,34 +212,8 @@ def test_eight_processes_killed_at_random_are_never_over_the_limit(kind, request
     def make():
         return SqliteBudgets(tmp_path / "b") if url is None else RedisBudgets(url, prefix=prefix)
 
-    fork, rng = multiprocessing.get_context("fork"), random.Random(7)
-    truths, seeds = tmp_path / "bills", itertools.count()
-    truths.mkdir()
-
-    def start():
-        seed = next(seeds)
-        process = fork.Process(target=spend, args=(make, truths / str(seed), seed), daemon=True)
-        process.start()
-        return process
-
-    workers, watch = [start() for _ in range(8)], make()
-    for _ in range(24):
-        time.sleep(0.05)
-        i = rng.randrange(8)
-        os.kill(workers[i].pid, signal.SIGKILL)
-        workers[i].join()
-        workers[i] = start()
-        standing = watch.standing(*DAILY[:2])
-        assert standing.spent[0] + standing.reserved[0] <= DAILY.caps[0]
-    for worker in workers:
-        os.kill(worker.pid, signal.SIGKILL)
-        worker.join()
-    time.sleep(LEASE_S + 0.1)
-    standing = watch.standing(*DAILY[:2])
-    billed = sum(int(line) for path in truths.iterdir() for line in path.read_text().split())
-    assert billed <= standing.spent[0] <= DAILY.caps[0]
-    assert standing.reserved == NOTHING
-    assert billed > DAILY.caps[0] / 20
+    billed, _, limit = killed(make, tmp_path / "bills", 24, limit=60_000)
+    assert billed > limit / 20
 
 
 # -- at the guard ----------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import random
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -306,9 +307,13 @@ class BootTime(NamedTuple):
 
 def boot_time() -> BootTime:
     """Return the time since the machine's boot, sleep included where the system counts it."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        boot = ""  # no Linux: a clock that is behind an earlier reading tells of another boot
     clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-    return BootTime(boot, time.clock_gettime_ns(clock), time.time_ns())
+    return BootTime(_boot(), time.clock_gettime_ns(clock), time.time_ns())
+
+
+@cache  # no process outlives a boot
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""  # no Linux: a clock that is behind an earlier reading tells of another boot

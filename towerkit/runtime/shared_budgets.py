@@ -31,6 +31,7 @@ log = logging.getLogger("towerkit")
 
 Dead = Literal["charge", "return"]
 BUSY_S = 2.0  # the longest a call waits for other processes that are writing
+TIDY_NS = 10**9  # how often the time is written down, and what is long over is forgotten
 OWED = 10_000  # reports that are kept while the store does not answer, the newest
 
 
@@ -235,16 +236,20 @@ class SqliteBudgets:
         if row is None:
             offset, latest = wall - since, wall
         elif row[0] != boot or (not boot and since + row[1] < row[2]):
-            # Another boot: tied to the wall again, but never back behind what was.
+            # Another boot: tied to the wall again, but not back behind what was written down.
             offset, latest = max(wall, row[2]) - since, row[2]
         else:
             _, offset, latest = row
         now = max(latest, since + offset)
-        db.execute("INSERT OR REPLACE INTO anchor VALUES (1, ?, ?, ?)", (boot, offset, now))
+        if row is None or row[0] != boot or now - row[2] >= TIDY_NS:
+            db.execute("INSERT OR REPLACE INTO anchor VALUES (1, ?, ?, ?)", (boot, offset, now))
+            past = now - 2 * PERIOD_NS["day"]
+            db.execute("DELETE FROM windows WHERE ends_ns <= ?", (past,))
+            db.execute("DELETE FROM leases WHERE charged IS NOT NULL AND ends_ns <= ?", (past,))
         return now
 
     def _bury(self, db: sqlite3.Connection, now: int) -> None:
-        """End the leases of holders that did not come back, and forget windows of long ago."""
+        """End the leases of holders that did not come back."""
         for lease, names, amount in db.execute(
             "SELECT lease, windows, amount FROM leases WHERE charged IS NULL AND ends_ns <= ?",
             (now,),
@@ -254,9 +259,6 @@ class SqliteBudgets:
             for name in msgspec.json.decode(names):
                 _move(db, name, reserved=_minus(held), spent=charged)
             db.execute("UPDATE leases SET charged = ? WHERE lease = ?", (_json(charged), lease))
-        past = now - 2 * PERIOD_NS["day"]
-        db.execute("DELETE FROM windows WHERE ends_ns <= ?", (past,))
-        db.execute("DELETE FROM leases WHERE charged IS NOT NULL AND ends_ns <= ?", (past,))
 
 
 def _settle(db: sqlite3.Connection, lease: str, used: Amount) -> None:
