@@ -176,11 +176,11 @@ def test_after_a_boot_time_goes_on_from_where_it_was(tmp_path):
     assert isinstance(made.reserve([ASK], CALL, 60), str)
 
 
-def test_a_store_that_does_not_answer_refuses_and_is_told_later(tmp_path):
+def test_a_store_that_does_not_answer_refuses_and_is_told_later(tmp_path, monkeypatch):
     """SQLite held by somebody else for good; what is settled meanwhile is reported afterwards."""
     made = SqliteBudgets(tmp_path / "b.sqlite")
     lease = made.reserve([ASK], CALL, 60)
-    made._connection().execute("PRAGMA busy_timeout = 10")
+    monkeypatch.setattr("towerkit.runtime.shared_budgets.BUSY_S", 0.01)
     other = sqlite3.connect(tmp_path / "b.sqlite", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     refused = made.reserve([ASK], CALL, 60)

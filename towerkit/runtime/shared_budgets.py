@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
-from towerkit.core.env import BootTime, boot_time
+from towerkit.core.env import BootTime, SystemEnv, boot_time
 from towerkit.cost.budget import COST, COUNTED, NOTHING, UNREACHABLE, Amount, Shortage
 from towerkit.cost.plan import PERIOD_NS
 
@@ -31,6 +31,7 @@ log = logging.getLogger("towerkit")
 
 Dead = Literal["charge", "return"]
 BUSY_S = 2.0  # the longest a call waits for other processes that are writing
+RETRY_S = 0.0005
 TIDY_NS = 10**9  # how often the time is written down, and what is long over is forgotten
 OWED = 10_000  # reports that are kept while the store does not answer, the newest
 
@@ -151,6 +152,7 @@ class SqliteBudgets:
         self._lock = threading.Lock()
         self._opened: tuple[int, sqlite3.Connection] | None = None
         self._owed = Owed()
+        self._env = SystemEnv(0)
 
     # -- what is asked -----------------------------------------------------------------------------
 
@@ -203,7 +205,7 @@ class SqliteBudgets:
             owed = self._owed.taken()
             try:
                 db = self._connection()
-                db.execute("BEGIN IMMEDIATE")
+                self._begin(db)
                 try:
                     for lease, used in owed:
                         _settle(db, lease, used)
@@ -216,6 +218,20 @@ class SqliteBudgets:
                 self._owed.back(owed)
                 raise
 
+    def _begin(self, db: sqlite3.Connection) -> None:
+        """Wait for the file, all waiters alike: SQLite's own waiting puts who came first last."""
+        until = self._env.mono_ns() + round(BUSY_S * 1e9)
+        while True:
+            try:
+                db.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                if not busy or self._env.mono_ns() > until:
+                    raise
+                self._env.sleep(RETRY_S)
+            else:
+                return
+
     def _connection(self) -> sqlite3.Connection:
         """Return this process's connection: one that came over a fork is left alone."""
         if self._opened is None or self._opened[0] != os.getpid():
@@ -226,6 +242,7 @@ class SqliteBudgets:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
             db.executescript(_SCHEMA)
+            db.execute("PRAGMA busy_timeout = 0")
             self._opened = (os.getpid(), db)
         return self._opened[1]
 
