@@ -12,7 +12,7 @@ replaces an agent's exception by one of these unless the original would be lost.
     ├── AnswerFailed          a provider's error that the SDK hands on as data; carries its body
     ├── NotebookError         the strict runner refused or a cell failed (exit code 1)
     └── ControlError          a production control stopped the run
-        ├── BudgetExceeded    the ledger refused a reservation
+        ├── BudgetExceeded    a budget refused a reservation, or cut a stream
         ├── DeadlineExceeded  the run's time is up
         ├── CallRefused       a breaker, a throttle or a limit of ours: nothing was sent
         ├── NoProgress        the agent goes round in circles

@@ -1,11 +1,14 @@
 """A budget as it is written down: its limits, and what to do with a call that does not fit.
 
-Rule: frozen values, checked where they are made; what is at work in a run is `cost/budget.py`.
+Rule: frozen values, checked where they are made; what is at work in a run is `cost/budget.py`. Only
+`load_budget` reads a file.
 """
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -107,3 +110,15 @@ def read_budget(
         return msgspec.convert({**table, "compact": compact}, Budget)
     except msgspec.ValidationError as error:
         raise UsageError(f"{where}: {error}") from None
+
+
+def load_budget(path: Path | str, *, compact: Callable[..., Any] | None = None) -> Budget:
+    """Return the budget of a TOML file; `compact` is the function that a file cannot hold.
+
+    Raises `UsageError` naming the file for one that cannot be read or is no budget.
+    """
+    try:
+        table = tomllib.loads(Path(path).read_text())
+    except (OSError, UnicodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"expected a budget in TOML at {path}: {error}") from None
+    return read_budget(table, compact=compact, where=str(path))
