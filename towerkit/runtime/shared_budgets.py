@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import logging
 import os
 import sqlite3
 import threading
@@ -26,8 +25,7 @@ import msgspec
 from towerkit.core.env import BootTime, SystemEnv, boot_time
 from towerkit.cost.budget import COST, COUNTED, NOTHING, UNREACHABLE, Amount, Shortage
 from towerkit.cost.plan import PERIOD_NS
-
-log = logging.getLogger("towerkit")
+from towerkit.privacy.log import log
 
 Dead = Literal["charge", "return"]
 BUSY_S = 2.0  # the longest a call waits for other processes that are writing
