@@ -26,8 +26,8 @@ LONG = [{"role": "user", "content": "hello " * 20}, {"role": "user", "content": 
 
 
 def ask(run, n=0):
-    """Make one model call."""
-    return run.model([{"role": "user", "content": f"hello {n}"}])
+    """Make one model call; its address is redacted, and so of another length on the tape."""
+    return run.model([{"role": "user", "content": f"hello ann.{n}@example.com"}])
 
 
 def under(tmp_path, budget, agent, **options):
@@ -183,7 +183,7 @@ def test_clamp_asks_for_fewer_tokens(tmp_path, limits):
     attempt = run.pack.frame("spans").filter(kind="attempt")["attributes"][0]
     assert json.loads(attempt) == {"gen_ai.request.max_tokens": asked[0]}
     worst = 10_000 * asked[0] + 2_500 * (
-        len(b'{"content":"hello 0","role":"user"}') + MESSAGE + FRAME
+        len(b'{"content":"hello ann.0@example.com","role":"user"}') + MESSAGE + FRAME
     )
     assert "cost_usd" not in limits or 10_000_000 - 10_000 < worst <= 10_000_000
 

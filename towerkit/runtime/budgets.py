@@ -17,7 +17,7 @@ import msgspec
 from towerkit.core.errors import UsageError
 from towerkit.core.types import Usage
 from towerkit.cost.budget import Account, Amount, Chain, Claim, Limits, Purse, Shortage
-from towerkit.cost.plan import Budget
+from towerkit.cost.plan import Budget, Way
 from towerkit.reliability.policy import CallState
 from towerkit.runtime.current import OPEN, Open
 from towerkit.runtime.executor import Attempt
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 MIN_OUTPUT = 16  # fewer tokens than this are no answer: a call is not clamped below
 GRACE_S = 5.0  # how long after its time-out a reservation above the run stays its holder's
+_SHOWN = {"clamp": "max_tokens", "cheaper": "tier"}
 _MAKING = threading.Lock()
 
 
@@ -212,31 +213,48 @@ class CallBudget:
 
     # -- when it does not fit --------------------------------------------------------------------
 
-    def way_out(self, short: Shortage, state: CallState, note: Callable[..., None]) -> int | None:
+    def way_out(
+        self, what: Attempt, short: Shortage, state: CallState, note: Callable[..., None]
+    ) -> int | None:
         """Make the call smaller, or return a cheaper tier; raise where nothing helps.
 
-        None means: ask again, for less.
+        None means: ask again, for less. What a way comes to is on the tape: it depends on the size
+        of what is sent, and that changes with redaction.
         """
         # Before the first attempt, what is left has to do for all that the call may need.
         rungs = self._rungs if self._ladder is None else 1
         each = msgspec.structs.replace(short, left=short.left / rungs)
         for way in self._budgets.plan.ways:
-            if way == "clamp":
-                most = self._call.clamp(state, each, MIN_OUTPUT)
-                if most is not None:
-                    note("clamp", "budget_exceeded", max_tokens=most, **_said(short))
-                    return None
-            elif way == "compact":
-                if not self._compacted and self._call.compact(self._budgets.plan.compact):
-                    self._compacted = True
-                    note("compact", "budget_exceeded", **_said(short))
-                    return None
-            elif short.limit == "cost_usd":
-                tier = self._cheaper(each, state)
-                if tier is not None:
-                    note("cheaper", "budget_exceeded", tier=tier, **_said(short))
-                    return tier
+            found = self._taken(way, what, each, state)
+            if found is not None:
+                said = {"account": short.account, "limit": short.limit, "left": short.left}
+                shown = {} if way == "compact" else {_SHOWN[way]: found}
+                note(way, "budget_exceeded", **shown, **said)
+                return found if way == "cheaper" else None
         raise short.refusal()
+
+    def _taken(self, way: Way, what: Attempt, short: Shortage, state: CallState) -> Any:
+        """Try one way out; return what came of it, None where it does not help."""
+        call = self._call
+        if way == "cheaper":
+            if short.limit != "cost_usd" or state.tier + 1 >= state.tiers:
+                return None
+            return self._read(way, what, lambda: self._cheaper(short, state))
+        if not call.ours or (way == "compact" and self._compacted):
+            return None
+        if way == "clamp":
+            most = self._read(way, what, lambda: call.fits(state, short, MIN_OUTPUT))
+            if most is not None:
+                call.shrink(max_tokens=most)
+            return most
+        self._compacted = True
+        kept = self._read(way, what, lambda: call.fewer(self._budgets.plan.compact))
+        if kept is not None:
+            call.shrink(messages=kept)
+        return kept
+
+    def _read(self, way: Way, what: Attempt, find: Callable[[], Any]) -> Any:
+        return self._budgets.run.reading(f"{way} {what.request_digest}", find)
 
     def _cheaper(self, short: Shortage, state: CallState) -> int | None:
         """Return the next tier whose price is known and fits what is left."""
@@ -245,7 +263,3 @@ class CallBudget:
             if cost is not None and cost <= short.left:
                 return tier
         return None
-
-
-def _said(short: Shortage) -> dict[str, Any]:
-    return {"account": short.account, "limit": short.limit, "left": short.left}

@@ -35,11 +35,19 @@ if TYPE_CHECKING:
     from towerkit.runtime.run import Run
 
 
+Compact = Callable[[Sequence[Message]], Sequence[Message]]
+
+
 class Call(Protocol):
-    """One logical call, as the guard's loop sees it. `used` is what its last attempt used."""
+    """One logical call, as the guard's loop sees it.
+
+    `used` is what its last attempt used; `ours` says whether its request is ours to make smaller:
+    other code's is sent as it is.
+    """
 
     fallback_reason: str | None
     used: Usage | None
+    ours: bool
 
     def simulated(self, state: CallState) -> bool:
         """Return whether a simulated model answers on this tier."""
@@ -74,11 +82,16 @@ class Call(Protocol):
     def chain(self, budgets: Budgets) -> Chain:
         """Return the accounts the call belongs to."""
 
-    def clamp(self, state: CallState, short: Shortage, least: int) -> int | None:
-        """Ask for fewer tokens, so that `short` is none; return how many, None where it cannot."""
+    def fits(self, state: CallState, short: Shortage, least: int) -> int | None:
+        """Return the most tokens to ask for so that `short` is none; None where it still would."""
 
-    def compact(self, fewer: Callable[[Sequence[Message]], Sequence[Message]]) -> bool:
-        """Send fewer messages; return whether there are any to leave out."""
+    def fewer(self, compact: Compact) -> list[Message] | None:
+        """Return what `compact` leaves of the messages; None where it leaves all of them."""
+
+    def shrink(
+        self, *, max_tokens: int | None = None, messages: Sequence[Message] | None = None
+    ) -> None:
+        """Send a smaller request from now on."""
 
     def judge(self, error: BaseException, now_unix_s: float) -> Failure:
         """Return which row of the taxonomy an attempt's error is."""
@@ -108,8 +121,8 @@ class ModelCall:
     """
 
     used: Usage | None = None
-    # Whether the request is ours to change: other code's request is sent as it is.
-    _ours = False
+    ours = False
+    _clamped = False
 
     def __init__(
         self, run: Run, request: Request, digest: str, *, models: Sequence[Model] | None = None,
@@ -121,7 +134,7 @@ class ModelCall:
         self._take(request, shown)
 
     def _take(self, request: Request, shown: Sequence[str | None]) -> None:
-        self._request, self._shown, self._clamped = request, shown, False
+        self._request, self._shown = request, shown
         known = tuple(one for one in shown if one is not None)
         tools = canonical_json(request.tools) if request.tools else b""
         known = known if len(known) == len(shown) else ()
@@ -204,35 +217,34 @@ class ModelCall:
     def chain(self, budgets: Budgets) -> Chain:
         return budgets.chain()
 
-    def clamp(self, state: CallState, short: Shortage, least: int) -> int | None:
+    def fits(self, state: CallState, short: Shortage, least: int) -> int | None:
         most = self._request.max_tokens
-        if not self._ours:
-            return None
         if short.limit == "output_tokens":
             fits = min(most - 1, int(short.left))
         elif short.limit == "cost_usd":
             # A price is no straight line: tiers, rounding. It never falls with the tokens, though.
-            fits = bisect_right(
-                range(most), short.left, key=lambda n: self._costing(state, n) or 0
-            ) - 1  # fmt: skip
+            fits = (
+                bisect_right(range(most), short.left, key=lambda n: self._costing(state, n) or 0)
+                - 1
+            )
         else:
             return None
-        if fits < least:
-            return None
-        self._request = msgspec.structs.replace(self._request, max_tokens=fits)
-        self._clamped = True
-        return fits
+        return fits if fits >= least else None
 
-    def compact(self, fewer: Callable[[Sequence[Message]], Sequence[Message]]) -> bool:
-        if not self._ours:
-            return False
-        run, request = self._run, self._request
-        kept = run.reading("compact", lambda: list(fewer(request.messages)))
-        if len(kept) >= len(request.messages) and kept == list(request.messages):
-            return False
-        self._digest, shown = keep_request(run, kept, request)
-        self._take(msgspec.structs.replace(request, messages=tuple(kept)), shown)
-        return True
+    def fewer(self, compact: Compact) -> list[Message] | None:
+        kept = list(compact(self._request.messages))
+        return None if kept == list(self._request.messages) else kept
+
+    def shrink(
+        self, *, max_tokens: int | None = None, messages: Sequence[Message] | None = None
+    ) -> None:
+        request = self._request
+        if max_tokens is not None:
+            self._request = msgspec.structs.replace(request, max_tokens=max_tokens)
+            self._clamped = True
+        if messages is not None:
+            self._digest, shown = keep_request(self._run, messages, request)
+            self._take(msgspec.structs.replace(request, messages=tuple(messages)), shown)
 
     def judge(self, error: BaseException, now_unix_s: float) -> Failure:
         return classify(error, operation="model", now_unix_s=now_unix_s)
@@ -370,13 +382,13 @@ class StreamCall(ModelCall):
 class OwnModelCall(ModelCall):
     """A call of `Run.model`: its request is ours to make smaller."""
 
-    _ours = True
+    ours = True
 
 
 class OwnStreamCall(StreamCall):
     """A call of `Run.stream`."""
 
-    _ours = True
+    ours = True
 
 
 def keep_request(
@@ -443,6 +455,7 @@ class ToolCall:
 
     fallback_reason: str | None = None
     used: Usage | None = None
+    ours = False
 
     def __init__(
         self,
@@ -511,11 +524,16 @@ class ToolCall:
     def chain(self, budgets: Budgets) -> Chain:
         return budgets.chain_of(self._name)
 
-    def clamp(self, state: CallState, short: Shortage, least: int) -> None:
+    def fits(self, state: CallState, short: Shortage, least: int) -> None:
         return None
 
-    def compact(self, fewer: Callable[[Sequence[Message]], Sequence[Message]]) -> bool:
-        return False
+    def fewer(self, compact: Compact) -> None:
+        return None
+
+    def shrink(
+        self, *, max_tokens: int | None = None, messages: Sequence[Message] | None = None
+    ) -> None:
+        raise AssertionError("the arguments of a tool are the agent's")
 
     def judge(self, error: BaseException, now_unix_s: float) -> Failure:
         return classify(error, operation="tool", now_unix_s=now_unix_s)

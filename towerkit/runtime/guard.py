@@ -324,7 +324,7 @@ class Guard:
                     budget.clocked(now, under_way=1)
                     return claim, what
             self._short(what, short)
-            tier = budget.way_out(short, self._state, self._note)
+            tier = budget.way_out(what, short, self._state, self._note)
             if tier is not None:
                 return TooDear(tier)
             what = self._what(left)
