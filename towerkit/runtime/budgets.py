@@ -117,7 +117,8 @@ class Part(Step):
             if run.budgets is None:
                 run.budgets = Budgets(run, run.tower.budget, None)
         budgets = run.budgets
-        account = Account(self._name, budgets.enforced(self._limits), run.env.mono_ns())
+        # The span's name is redacted: an account is named on the tape, and in the log.
+        account = Account(self._span.name, budgets.enforced(self._limits), run.env.mono_ns())
         return (account, *budgets.chain())
 
 

@@ -125,8 +125,9 @@ class Run:
     ) -> dict[str, Any]:  # fmt: skip
         redactor = self.tower.redactor
         told = redactor.value({**identity, **({} if tenant is None else {"tenant": tenant})})
-        if redactor.capture == "off" and isinstance(told.get("case_id"), str):
-            told["case_id"] = redactor.name(told["case_id"])  # it may be a sentence
+        for key in ("case_id", "tenant") if redactor.capture == "off" else ():
+            if isinstance(told.get(key), str):
+                told[key] = redactor.name(told[key])  # it may be a sentence
         return {
             "service": self.tower.service,
             "scenario": redactor.name(self.name),
