@@ -25,7 +25,7 @@ from towerkit.runtime.shared_budgets import Ask, SharedBudgets
 from towerkit.runtime.step import Step
 
 if TYPE_CHECKING:
-    from towerkit.runtime.calls import Call
+    from towerkit.runtime.call import Call
     from towerkit.runtime.run import Run
 
 MIN_OUTPUT = 16  # fewer tokens than this are no answer: a call is not clamped below
@@ -241,13 +241,15 @@ class CallBudget:
             if short.limit != "cost_usd" or state.tier + 1 >= state.tiers:
                 return None
             return self._read(way, what, lambda: self._cheaper(short, state))
-        if not call.ours or (way == "compact" and self._compacted):
+        if not call.ours:
             return None
         if way == "clamp":
             most = self._read(way, what, lambda: call.fits(state, short, MIN_OUTPUT))
             if most is not None:
                 call.shrink(max_tokens=most)
             return most
+        if self._compacted or short.limit not in {"cost_usd", "input_tokens"}:
+            return None
         self._compacted = True
         kept = self._read(way, what, lambda: call.fewer(self._budgets.plan.compact))
         if kept is not None:

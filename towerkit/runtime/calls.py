@@ -1,17 +1,16 @@
 """What is particular to a model call and to a tool call; the guard's loop is the same for both.
 
-Rule: a call knows how to describe itself on a span, what it may cost, how to run once, and what an
-attempt was charged. It decides nothing.
+Rule: what `call.Call` asks is answered here, and nothing is decided.
 """
 
-# ruff: noqa: ARG002, D102  both kinds of call have one shape, documented on `Call`
+# ruff: noqa: ARG002, D102  both kinds of call have one shape, documented on `call.Call`
 
 from __future__ import annotations
 
 import inspect
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -24,6 +23,7 @@ from towerkit.privacy.redact import Redactor
 from towerkit.reliability.classify import Failure, classify, classify_finish
 from towerkit.reliability.policy import CallState
 from towerkit.reliability.taxonomy import TAXONOMY
+from towerkit.runtime.call import Compact
 from towerkit.runtime.executor import Attempt
 from towerkit.telemetry.recorder import OpenSpan
 
@@ -33,85 +33,6 @@ _PLAIN_ENDS = frozenset({"stop", "tool_calls", "end_turn", "tool_use", "STOP", "
 if TYPE_CHECKING:
     from towerkit.runtime.budgets import Budgets
     from towerkit.runtime.run import Run
-
-
-Compact = Callable[[Sequence[Message]], Sequence[Message]]
-
-
-class Call(Protocol):
-    """One logical call, as the guard's loop sees it.
-
-    `used` is what its last attempt used; `ours` says whether its request is ours to make smaller:
-    other code's is sent as it is.
-    """
-
-    fallback_reason: str | None
-    used: Usage | None
-    ours: bool
-
-    def simulated(self, state: CallState) -> bool:
-        """Return whether a simulated model answers on this tier."""
-
-    def columns(self, state: CallState) -> dict[str, Any]:
-        """Return the call's columns of a span."""
-
-    def attempt_name(self, state: CallState) -> str | None:
-        """Return the name of an attempt's span; None where it is the call's."""
-
-    def mark(self, span: OpenSpan) -> None:
-        """Hear of the call's span, and of each attempt's, when it begins."""
-
-    def what(self, state: CallState, path: str, seq: int, timeout_s: float) -> Attempt:
-        """Return the attempt to carry out."""
-
-    def run(self, state: CallState, timeout_s: float) -> Any:
-        """Carry the call out once."""
-
-    async def arun(self, state: CallState, timeout_s: float) -> Any:
-        """Carry the call out once, on an event loop."""
-
-    def breaker_key(self, state: CallState) -> str:
-        """Return which breaker has a say."""
-
-    def worst_case(self, state: CallState) -> int | None:
-        """Return the most an attempt may cost in nano-US-dollars; None when no price is known."""
-
-    def most_tokens(self, state: CallState) -> tuple[int, int] | None:
-        """Return the most an attempt may read and write; None for what is no model's."""
-
-    def chain(self, budgets: Budgets) -> Chain:
-        """Return the accounts the call belongs to."""
-
-    def fits(self, state: CallState, short: Shortage, least: int) -> int | None:
-        """Return the most tokens to ask for so that `short` is none; None where it still would."""
-
-    def fewer(self, compact: Compact) -> list[Message] | None:
-        """Return what `compact` leaves of the messages; None where it leaves all of them."""
-
-    def shrink(
-        self, *, max_tokens: int | None = None, messages: Sequence[Message] | None = None
-    ) -> None:
-        """Send a smaller request from now on."""
-
-    def judge(self, error: BaseException, now_unix_s: float) -> Failure:
-        """Return which row of the taxonomy an attempt's error is."""
-
-    def flaw(self, value: Any) -> Failure | None:
-        """Return what an answer says of its own failure; None for a good one."""
-
-    def learn(self, value: Any, digest: str | None) -> None:
-        """Hear how the call ended: its answer and that one's digest, or None and None."""
-
-    def renewal(self, state: CallState) -> Callable[[], object]:
-        """Return how to get a fresh credential; asked where the state says there is a way."""
-
-    def settle(
-        self, span: OpenSpan, state: CallState, value: Any, failure: Failure | None
-    ) -> int | None:
-        """Record and return what an attempt was charged; None when that is unknown."""
-
-    def tape_value(self, value: Any) -> Any:
-        """Return what the tape keeps of an answer."""
 
 
 class ModelCall:

@@ -48,7 +48,8 @@ from towerkit.reliability.policy import (
 from towerkit.reliability.probe import is_a
 from towerkit.reliability.taxonomy import TAXONOMY
 from towerkit.runtime.budgets import CallBudget
-from towerkit.runtime.calls import Call, StreamCall
+from towerkit.runtime.call import Call
+from towerkit.runtime.calls import StreamCall
 from towerkit.runtime.executor import Attempt
 from towerkit.runtime.steps import END, Deliver, Fresh, Next, Raised, Sleep, Step, Steps, Try
 from towerkit.telemetry.recorder import OpenSpan

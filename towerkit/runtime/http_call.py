@@ -4,7 +4,7 @@ Rule: one request of the agent's SDK is one logical call. Each attempt sends the
 answer is handed on as it came. Secrets of the request never reach a span or the tape.
 """
 
-# ruff: noqa: ARG002, D102  one shape for every kind of call, documented on `calls.Call`
+# ruff: noqa: ARG002, D102  one shape for every kind of call, documented on `call.Call`
 
 from __future__ import annotations
 

@@ -34,7 +34,8 @@ from towerkit.reliability.progress import Progress
 from towerkit.reliability.taxonomy import TAXONOMY
 from towerkit.runtime.asking import Check, checked_steps, model_steps, tool_steps
 from towerkit.runtime.budgets import Budgets, Part, budgets_of
-from towerkit.runtime.calls import Call, StreamCall
+from towerkit.runtime.call import Call
+from towerkit.runtime.calls import StreamCall
 from towerkit.runtime.control import control_of
 from towerkit.runtime.current import LIVE, OPEN, Open
 from towerkit.runtime.evidence import Evidence, evidence_of

@@ -13,7 +13,7 @@ import msgspec
 from towerkit.core.env import Env
 from towerkit.core.types import Response
 from towerkit.reliability.policy import CallState
-from towerkit.runtime.calls import Call
+from towerkit.runtime.call import Call
 from towerkit.runtime.executor import Attempt, Executor
 
 
