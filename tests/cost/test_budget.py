@@ -267,6 +267,28 @@ class Slow(Account):
         return found
 
 
+def test_a_claim_that_is_settled_while_another_is_made_does_not_stop_the_thread():
+    """The collector of garbage may close a stream anywhere, within the purse too."""
+    made = purse(Limits(calls=9))
+    first = made.reserve((made.run,), Amount(calls=1), cost=0)[0]
+
+    class Collected(Account):
+        __slots__ = ()
+
+        def short(self, wanted):
+            made.settle(first, Amount(calls=1), cost=0)
+            return super().short(wanted)
+
+    chain = (Collected("part", Limits(calls=1), 0), made.run)
+    worker = threading.Thread(
+        target=made.reserve, args=(chain, Amount(calls=1)), kwargs={"cost": 0}, daemon=True
+    )
+    worker.start()
+    worker.join(5)
+    assert not worker.is_alive()
+    assert (made.run.spent[3], made.run.reserved[3]) == (1, 1)
+
+
 def calls_of(made: Purse, chains) -> int:
     """Return how many calls threads got that take one call each time until they are refused."""
     counted = itertools.count()

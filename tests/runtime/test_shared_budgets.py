@@ -191,6 +191,15 @@ def test_a_store_that_does_not_answer_refuses_and_is_told_later(tmp_path, monkey
     assert made.standing(*ASK[:2]) == (Amount(7), NOTHING)
 
 
+def test_a_report_from_within_a_question_is_told_with_the_next(tmp_path):
+    """The collector of garbage closes a stream while the same thread asks."""
+    made = SqliteBudgets(tmp_path / "b.sqlite")
+    lease = made.reserve([ASK], CALL, 60)
+    with made._writing():
+        made.settle(lease, Amount(7))
+    assert made.standing(*ASK[:2]) == (Amount(7), NOTHING)
+
+
 def test_without_redis_calls_are_refused(tmp_path):
     """Nobody at the address: refused, and the sentence says why."""
     made = RedisBudgets(f"unix://{tmp_path}/nobody")

@@ -198,7 +198,9 @@ class Purse:
     def __init__(self, ledger: Ledger, limits: Limits, now_ns: int) -> None:
         """Open the run's account; its money stays in `ledger`."""
         self.ledger = ledger
-        self._lock = threading.Lock()
+        # One thread may come twice: a stream that the collector of garbage finds while a claim is
+        # made is settled within it.
+        self._lock = threading.RLock()
         self.run = Account(RUN, msgspec.structs.replace(limits, cost_usd=None), now_ns)
         self._tools: dict[str, Account] = {}
 

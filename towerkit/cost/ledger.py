@@ -93,7 +93,7 @@ class LockedLedger(Ledger):
     def __init__(self, limit: int | None) -> None:
         """Start empty."""
         super().__init__(limit)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the collector of garbage may settle within it
 
     def reserve(self, amount: int | None) -> Reservation:
         """Set `amount` aside, alone."""

@@ -83,7 +83,7 @@ class Owed:
 
     def __init__(self) -> None:
         """Start with none."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a report may come from the collector of garbage
         self._reports: list[tuple[str, Amount]] = []
 
     def add(self, lease: str, used: Amount, error: Exception) -> None:
@@ -147,7 +147,8 @@ class SqliteBudgets:
     ) -> None:
         """Open `path` when first asked."""
         self._path, self._dead, self._clock = Path(path), dead, clock
-        self._lock = threading.Lock()
+        # One thread may come twice, from the collector of garbage: its report is owed until after.
+        self._lock = threading.RLock()
         self._opened: tuple[int, sqlite3.Connection] | None = None
         self._owed = Owed()
         self._env = SystemEnv(0)
