@@ -152,6 +152,30 @@ def test_threads_and_tasks_stop_at_their_next_call(tmp_path):
         assert asyncio.run(tasks(run)) == 6
 
 
+def test_of_calls_that_go_at_once_the_same_one_is_refused_in_a_replay(tmp_path):
+    """Which of three fits depends on who comes first: that is on the tape, not decided again."""
+
+    def agent(run):
+        async def late(n):
+            for _ in range(5 * n if run.executor.enforces else 15 - 5 * n):
+                await asyncio.sleep(0)  # another order in the replay
+            with run.step(f"part {n}"):
+                return await run.amodel([{"role": "user", "content": f"question {n}"}])
+
+        async def all_of_them():
+            found = await asyncio.gather(*map(late, range(3)), return_exceptions=True)
+            return [isinstance(one, BudgetExceeded) for one in found]
+
+        refused.append(asyncio.run(all_of_them()))
+
+    refused = []
+    tower = make_tower(tmp_path, budget_usd=None, budget=Budget(run=Limits(calls=2)))
+    with tower.run("x", task={}) as run:
+        agent(run)
+    replay(run.pack, lambda again, _: agent(again))
+    assert refused == [[False, False, True]] * 2
+
+
 def test_a_refusal_is_not_retried_and_does_not_touch_the_breaker(tmp_path):
     """No second attempt, no fallback, the permit is back."""
     tower = make_tower(tmp_path, budget_usd=None, budget=Budget(run=Limits(output_tokens=9)))

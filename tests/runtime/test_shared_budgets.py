@@ -17,6 +17,7 @@ from towerkit.core.env import BootTime
 from towerkit.core.errors import BudgetExceeded, UsageError
 from towerkit.cost.budget import NOTHING, UNREACHABLE, Amount, Limits, Shortage
 from towerkit.cost.plan import PERIOD_NS, Budget, Window
+from towerkit.replay import replay
 from towerkit.runtime.redis_budgets import RedisBudgets
 from towerkit.runtime.shared_budgets import Ask, SqliteBudgets
 
@@ -252,6 +253,8 @@ def test_runs_of_one_tenant_share_its_limit_and_others_have_their_own(tmp_path):
     assert events == []
     tape = run.pack.frame("inputs").filter(outcome="budget_exceeded")
     assert run.pack.content(tape["response_digest"][0])["account"] == "tenant=acme/day"
+    (tmp_path / "budgets.sqlite").unlink()  # what others used is gone; the tape has what it came to
+    assert replay(run.pack, lambda again, _: ask(again, 1)).equal
 
 
 def test_a_run_without_the_tenant_its_budget_needs_is_refused(tmp_path):
