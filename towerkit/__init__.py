@@ -21,6 +21,8 @@ if TYPE_CHECKING:
         UsageError,
     )
     from towerkit.core.types import Model, Request, Response, ToolCall, Usage
+    from towerkit.cost.budget import Limits
+    from towerkit.cost.plan import Budget, Window, load_budget
     from towerkit.drift import compare as compare_drift
     from towerkit.gate import gather, judge, load_rules
     from towerkit.ingest import ingest as ingest_file
@@ -36,9 +38,11 @@ if TYPE_CHECKING:
 # Public name -> where it lives; a second name where it is called otherwise there.
 _HOMES: dict[str, tuple[str, str]] = {
     "AttemptTimeout": ("towerkit.core.errors", "AttemptTimeout"),
+    "Budget": ("towerkit.cost.plan", "Budget"),
     "BudgetExceeded": ("towerkit.core.errors", "BudgetExceeded"),
     "ControlError": ("towerkit.core.errors", "ControlError"),
     "DeadlineExceeded": ("towerkit.core.errors", "DeadlineExceeded"),
+    "Limits": ("towerkit.cost.budget", "Limits"),
     "Model": ("towerkit.core.types", "Model"),
     "Pack": ("towerkit.packs.store", "Pack"),
     "Policy": ("towerkit.reliability.policy", "Policy"),
@@ -51,12 +55,14 @@ _HOMES: dict[str, tuple[str, str]] = {
     "TowerError": ("towerkit.core.errors", "TowerError"),
     "Usage": ("towerkit.core.types", "Usage"),
     "UsageError": ("towerkit.core.errors", "UsageError"),
+    "Window": ("towerkit.cost.plan", "Window"),
     "compact": ("towerkit.lake", "compact"),
     "compare_drift": ("towerkit.drift", "compare"),
     "control_of": ("towerkit.runtime.control", "control_of"),
     "gather": ("towerkit.gate", "gather"),
     "ingest_file": ("towerkit.ingest", "ingest"),
     "judge": ("towerkit.gate", "judge"),
+    "load_budget": ("towerkit.cost.plan", "load_budget"),
     "load_rules": ("towerkit.gate", "load_rules"),
     "models": ("towerkit.runtime", "models"),
     "open_store": ("towerkit.lake", "open_store"),
@@ -66,9 +72,11 @@ _HOMES: dict[str, tuple[str, str]] = {
 
 __all__ = [
     "AttemptTimeout",
+    "Budget",
     "BudgetExceeded",
     "ControlError",
     "DeadlineExceeded",
+    "Limits",
     "Model",
     "Pack",
     "Policy",
@@ -81,12 +89,14 @@ __all__ = [
     "TowerError",
     "Usage",
     "UsageError",
+    "Window",
     "compact",
     "compare_drift",
     "control_of",
     "gather",
     "ingest_file",
     "judge",
+    "load_budget",
     "load_rules",
     "models",
     "open_store",

@@ -1,7 +1,8 @@
 """Mutation score of the deciding modules: whether a test notices a changed line.
 
-Run: `python tests/longer/mutation.py` (about a minute). Works on a copy, prints one JSON line, and
-exits 1 when a mutant survives that is not in `EQUIVALENT`.
+Run: `python tests/longer/mutation.py [MODULE …]` (about a minute for three, minutes for
+`cost/budget`). Works on a copy, prints one JSON line, and exits 1 when a mutant survives that is
+not in `EQUIVALENT`.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-MODULES = ("policy", "breaker", "progress")
+MODULES = ("reliability/policy", "reliability/breaker", "reliability/progress", "cost/budget")
 # Numbers that only have to differ from each other: where they start and how they grow is no matter.
 # What is false either way is equivalent too.
 EQUIVALENT = {
@@ -36,7 +38,7 @@ also_copy = ["towerkit", "tests", "data", "notebooks", "pyproject.toml"]
 """
 
 
-def main() -> int:
+def main(modules: Sequence[str]) -> int:
     """Copy, mutate, test, report."""
     mutmut = Path(sys.executable).with_name("mutmut")
     with tempfile.TemporaryDirectory() as scratch:
@@ -45,8 +47,8 @@ def main() -> int:
         shutil.copytree(ROOT, where, ignore=ignore)
         settings = where / "pyproject.toml"
         text = re.sub(r'addopts = ".*"', 'addopts = "-q -p no:xdist"', settings.read_text())
-        paths = [f"towerkit/reliability/{m}.py" for m in MODULES]
-        tests = [f"tests/reliability/test_{m}.py" for m in MODULES]
+        paths = [f"towerkit/{m}.py" for m in modules]
+        tests = [f"tests/{m.replace('/', '/test_')}.py" for m in modules]
         settings.write_text(
             text + SETTINGS.format(paths=json.dumps(paths), tests=json.dumps(tests))
         )
@@ -65,11 +67,11 @@ def main() -> int:
                 survivors[name] = changed[0]
     left = {n: c for n, c in survivors.items() if c not in EQUIVALENT}
     equivalent = len(survivors) - len(left)
-    line = {"mutation": list(MODULES), "mutants": total, "killed": total - len(survivors),
+    line = {"mutation": list(modules), "mutants": total, "killed": total - len(survivors),
             "equivalent": equivalent, "survived": left}  # fmt: skip
     print(json.dumps(line))
     return 1 if left or total == 0 else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:] or MODULES))

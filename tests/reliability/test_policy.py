@@ -21,6 +21,7 @@ from towerkit.reliability.policy import (
     Renew,
     Stop,
     Succeeded,
+    TooDear,
     Wait,
     Waited,
     decide,
@@ -219,7 +220,7 @@ def test_an_open_breaker_without_another_tier_stops_and_a_throttle_waits():
 
 EVENTS = (
     Begin(), Succeeded(), Waited(), failed("overloaded"),
-    Refused(error_class="circuit_open", wait_s=1.0, time_left_s=9.0),
+    Refused(error_class="circuit_open", wait_s=1.0, time_left_s=9.0), TooDear(tier=0),
 )  # fmt: skip
 
 
@@ -234,7 +235,8 @@ def test_what_the_table_does_not_allow_raises_and_changes_nothing(phase, event):
     else:
         with pytest.raises(IllegalTransition) as caught:
             decide(POLICY, state, event)
-        allowed = {"READY": ["Begin"], "CALLING": ["Succeeded", "Failed", "Refused"], "DONE": [],
+        allowed = {"READY": ["Begin"], "DONE": [],
+                   "CALLING": ["Succeeded", "Failed", "Refused", "TooDear"],
                    "WAITING": ["Waited"], "RENEWING": ["Waited", "Failed"]}[phase]  # fmt: skip
         name = type(event).__name__
         assert str(caught.value) == f"{name} does not follow {phase}: expected one of {allowed}"
@@ -340,3 +342,11 @@ def test_a_stand_in_is_reached_whatever_limits_requests():
     assert after("content_filtered", state=chain) == Stop(reason="max_attempts")
     delivered = calling(tiers=4, stand_ins=(2,), delivered=True)
     assert after("overloaded", state=delivered) == Stop(reason="delivered")
+
+
+def test_what_is_too_dear_goes_to_the_tier_that_fits_and_is_no_try():
+    """Nothing was sent: the try is not counted, the tier that was named is tried."""
+    state = CallState(operation="model", phase="CALLING", tiers=3, tries=2, tries_on_tier=1)
+    after, action = decide(POLICY, state, TooDear(tier=2))
+    assert action == Fallback(tier=2, reason="budget_exceeded")
+    assert (after.tier, after.tries, after.tries_on_tier) == (2, 2, 1)

@@ -14,11 +14,18 @@ import random
 from towerkit.core.env import VirtualEnv
 from towerkit.core.errors import ControlError
 from towerkit.core.types import Model, Response, Usage
+from towerkit.cost.budget import Limits
+from towerkit.cost.plan import Budget
 from towerkit.privacy.keys import simulated_redactor
-from towerkit.reliability.breaker import Limits
+from towerkit.reliability.breaker import Limits as BreakerLimits
 from towerkit.reliability.policy import Policy
 from towerkit.runtime.tower import Tower
 
+# Held by the ledger alone, by accounts, and by accounts with all attempts set aside at once.
+LIMITS = Limits(cost_usd=1e6, calls=10**6, working_s=1e6)
+BUDGETS = (
+    Budget(run=Limits(cost_usd=1e6)), Budget(run=LIMITS), Budget(run=LIMITS, ladder=True),
+)  # fmt: skip
 HELLO = [{"role": "user", "content": "hello"}]
 USAGE = Usage(input_tokens=10, output_tokens=5)
 FAILURES = ("overloaded", "rate_limited", "timeout_read", "auth_failed", "tool_failed", "unknown")
@@ -109,10 +116,10 @@ def schedule(seed, store):
     rng = random.Random(seed)
     env = VirtualEnv(seed)
     world = World(rng, env)
-    limits = Limits(window=6, min_calls=2, open_s=2.0, probes=2, lease_s=1e9)
+    limits = BreakerLimits(window=6, min_calls=2, open_s=2.0, probes=2, lease_s=1e9)
     tower = Tower(
         store=store, models=[world.model("a", "p"), world.model("b", "q")], breaker=limits,
-        redactor=simulated_redactor(), environment=lambda: env, budget_usd=1e6,
+        redactor=simulated_redactor(), environment=lambda: env, budget=BUDGETS[seed % 3],
         policy=Policy(max_stale=99),
     )  # fmt: skip
     victim, at, steps, cancelled = rng.randrange(3), rng.randrange(24), 0, False
@@ -135,6 +142,10 @@ def schedule(seed, store):
     assert sorted(ended) == list(range(recorder.next_seq)), "each span ends exactly once"
     assert run.ledger.reserved == 0, "every reservation is settled"
     assert run.ledger.spent >= 0
+    if run.budgets is not None:
+        account = run.budgets.purse.run
+        assert account.reserved == [0] * 5, "every claim is settled"
+        assert (account._waiting, account._under_way) == (0, 0), "nothing waits or goes on"
     for breaker in tower._breakers.values():
         assert not breaker._leases, "every permit is given back"
     return steps, cancelled

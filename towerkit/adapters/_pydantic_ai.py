@@ -30,7 +30,6 @@ from towerkit.adapters._pydantic_ai_stream import GuardedStream, PiecesCall
 from towerkit.core.types import Model as Tier
 from towerkit.core.types import Request, Response, ToolCall, Usage
 from towerkit.reliability.classify import Failure
-from towerkit.runtime.guard import adrive, adrive_stream
 from towerkit.runtime.native import count_at, plain
 from towerkit.runtime.native_calls import (
     FunctionCall,
@@ -41,6 +40,7 @@ from towerkit.runtime.native_calls import (
     tool_names,
     unwrapped,
 )
+from towerkit.runtime.steps import adrive, adrive_stream
 
 if TYPE_CHECKING:
     from towerkit.runtime.run import Run

@@ -23,7 +23,8 @@ from towerkit.reliability.classify import Failure
 from towerkit.reliability.policy import CallState
 from towerkit.reliability.probe import get, is_a, mro_names
 from towerkit.runtime.calls import StreamCall, kept_pieces
-from towerkit.runtime.guard import Guard, Steps
+from towerkit.runtime.guard import Guard
+from towerkit.runtime.steps import Steps
 
 if TYPE_CHECKING:
     from towerkit.runtime.run import Run

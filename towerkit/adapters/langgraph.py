@@ -21,8 +21,9 @@ import msgspec
 from towerkit.core.errors import UsageError
 from towerkit.reliability.classify import Failure, classify
 from towerkit.reliability.probe import get, kind_of, mro_names
-from towerkit.runtime.guard import Control, adrive, drive
+from towerkit.runtime.guard import Control
 from towerkit.runtime.native_calls import FunctionCall, Passed, open_run, tool_names, unwrapped
+from towerkit.runtime.steps import adrive, drive
 
 if TYPE_CHECKING:
     from towerkit.runtime.run import Run

@@ -16,9 +16,9 @@ from towerkit.reliability.classify import Failure, classify_tool_result
 from towerkit.reliability.policy import CallState
 from towerkit.reliability.probe import get, kind_of, text_of, whole
 from towerkit.reliability.taxonomy import TAXONOMY
-from towerkit.runtime.guard import adrive
 from towerkit.runtime.native_calls import FunctionCall, open_run, tool_names
 from towerkit.runtime.propagation import outgoing
+from towerkit.runtime.steps import adrive
 from towerkit.telemetry.recorder import OpenSpan
 
 if TYPE_CHECKING:

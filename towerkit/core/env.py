@@ -17,7 +17,9 @@ import random
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, TypeVar
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from towerkit.core.errors import AttemptTimeout
 
@@ -290,3 +292,28 @@ class VirtualEnv(_Seeded):
     async def in_thread(self, call: Callable[[], T]) -> T:
         """Run `call` here: simulated runs have one thread."""
         return call()
+
+
+class BootTime(NamedTuple):
+    """What the machine says of time: which boot this is, how long ago it was, and the wall clock.
+
+    The first two are moved by nobody; the same for every process of the machine.
+    """
+
+    boot: str
+    since_boot_ns: int
+    wall_ns: int
+
+
+def boot_time() -> BootTime:
+    """Return the time since the machine's boot, sleep included where the system counts it."""
+    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return BootTime(_boot(), time.clock_gettime_ns(clock), time.time_ns())
+
+
+@cache  # no process outlives a boot
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""  # no Linux: a clock that is behind an earlier reading tells of another boot

@@ -12,7 +12,7 @@ replaces an agent's exception by one of these unless the original would be lost.
     ├── AnswerFailed          a provider's error that the SDK hands on as data; carries its body
     ├── NotebookError         the strict runner refused or a cell failed (exit code 1)
     └── ControlError          a production control stopped the run
-        ├── BudgetExceeded    the ledger refused a reservation
+        ├── BudgetExceeded    a budget refused a reservation, or cut a stream
         ├── DeadlineExceeded  the run's time is up
         ├── CallRefused       a breaker, a throttle or a limit of ours: nothing was sent
         ├── NoProgress        the agent goes round in circles
@@ -91,9 +91,26 @@ class ControlError(TowerError):
 
 
 class BudgetExceeded(ControlError):
-    """The ledger refused a reservation: the call was never made."""
+    """A budget refused a reservation, so the call was never made, or cut a stream that passed it.
+
+    `account` and `limit` say which (`"the run"`, `"cost_usd"`), `cap` how high it is, `left` and
+    `wanted` what there was and what the call might have used: nano-US-dollars, tokens, seconds.
+    """
 
     error_class = "budget_exceeded"
+    account, limit = "the run", "cost_usd"
+    cap: float | None = None
+    left: float | None = None
+    wanted: float | None = None
+
+    def __init__(
+        self, message: str, *, account: str = "the run", limit: str = "cost_usd",
+        cap: float | None = None, left: float | None = None, wanted: float | None = None,
+    ) -> None:  # fmt: skip
+        """Keep the parts beside the sentence."""
+        super().__init__(message)
+        self.account, self.limit, self.cap = account, limit, cap
+        self.left, self.wanted = left, wanted
 
 
 class DeadlineExceeded(ControlError):

@@ -63,8 +63,13 @@ class Ledger:
             return [wanted]
         raise BudgetExceeded(
             f"the budget of {usd(self.limit or 0)} has {usd(max(0, self._free))} left and the next "
-            f"call may cost {usd(wanted)}: the call was not made"
-        )
+            f"call may cost {usd(wanted)}: the call was not made",
+            cap=self.limit, left=max(0, self._free), wanted=wanted,
+        )  # fmt: skip
+
+    def grow(self, reservation: Reservation, amount: int) -> None:
+        """Set more aside for an open reservation; raises `BudgetExceeded` when it does not fit."""
+        reservation[0] += self.reserve(amount).pop()
 
     def settle(self, reservation: Reservation, charge: int | None) -> None:
         """Replace `reservation` by its charge; None is unknown. Settling again does nothing."""
@@ -88,7 +93,7 @@ class LockedLedger(Ledger):
     def __init__(self, limit: int | None) -> None:
         """Start empty."""
         super().__init__(limit)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the collector of garbage may settle within it
 
     def reserve(self, amount: int | None) -> Reservation:
         """Set `amount` aside, alone."""

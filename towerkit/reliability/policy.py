@@ -8,6 +8,7 @@ and one random number. An event that the state does not allow raises and changes
     READY ──Begin──▶ CALLING ──Succeeded──▶ DONE
                      CALLING ──Failed────▶ WAITING │ RENEWING │ CALLING (next tier) │ DONE
                      CALLING ──Refused───▶ CALLING (next tier) │ WAITING │ DONE
+                     CALLING ──TooDear───▶ CALLING (a cheaper tier)
                      WAITING ──Waited────▶ CALLING
                      RENEWING ──Waited───▶ CALLING, ──Failed──▶ as above: no fresh credential
 
@@ -117,7 +118,13 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True):
     time_left_s: float
 
 
-Event = Begin | Succeeded | Waited | Failed | Refused
+class TooDear(msgspec.Struct, frozen=True):
+    """Nothing was sent: the budget does not hold this tier's price, but that of a later `tier`."""
+
+    tier: int
+
+
+Event = Begin | Succeeded | Waited | Failed | Refused | TooDear
 
 
 # -- actions ---------------------------------------------------------------------------------------
@@ -240,6 +247,12 @@ def _refuse(policy: Policy, state: CallState, event: Event) -> tuple[CallState, 
     return _to(state, "DONE"), Stop(reason=row.name)
 
 
+def _cheapen(policy: Policy, state: CallState, event: Event) -> tuple[CallState, Action]:  # noqa: ARG001
+    assert isinstance(event, TooDear)  # noqa: S101  the table's key says so
+    state = msgspec.structs.replace(state, tries=state.tries - 1)
+    return _moved(state, TAXONOMY["budget_exceeded"], event.tier)
+
+
 def _next_tier(state: CallState, row: ErrorClass, time_left_s: float) -> tuple[CallState, Action]:
     tier = _tier_after(state, row)
     if tier is not None and time_left_s > 0:
@@ -287,6 +300,7 @@ TRANSITIONS: dict[tuple[Phase, type[Event]], Rule] = {
     ("CALLING", Succeeded): _succeed,
     ("CALLING", Failed): _fail,
     ("CALLING", Refused): _refuse,
+    ("CALLING", TooDear): _cheapen,
     ("WAITING", Waited): _call,
     ("RENEWING", Waited): _call,
     ("RENEWING", Failed): _fail,

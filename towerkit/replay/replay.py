@@ -17,7 +17,9 @@ import msgspec
 from towerkit.core.canonical import sha256_hex
 from towerkit.core.env import VirtualEnv
 from towerkit.core.errors import ReplayDiverged, UsageError
-from towerkit.core.types import Model, Request, Response
+from towerkit.core.types import Message, Model, Request, Response
+from towerkit.cost.budget import TIMED
+from towerkit.cost.plan import read_budget
 from towerkit.packs.store import Pack
 from towerkit.packs.tables import COSTS, SPANS
 from towerkit.packs.writer import Draft
@@ -122,7 +124,7 @@ def replay(
     tower = Tower(
         store="unused", models=_recorded(manifest["identity"]),
         policy=policy, redactor=_redactor_of(pack), environment=lambda: env,
-        budget_usd=_budget(manifest),
+        **_budget(manifest),
     )  # fmt: skip
     task = tape.task()
     run = tower.run(manifest["identity"]["scenario"], task=task, executor=tape, keep=False)
@@ -169,9 +171,25 @@ def _recorded(identity: Mapping[str, Any]) -> list[Model]:
     return chain
 
 
-def _budget(manifest: Mapping[str, Any]) -> float | None:
-    limit = manifest["budget"]["limit_nanousd"]
-    return None if limit is None else limit / 1e9
+def _budget(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the recorded budget as a tower takes it.
+
+    Its refusals stand on the tape: what is needed are its limits on time and the ways out it has.
+    Packs of before refusals were recorded need the amount.
+    """
+    recorded = manifest["budget"]
+    plan = recorded.get("plan")
+    if plan is None:
+        limit = recorded["limit_nanousd"]
+        return {"budget_usd": None if limit is None else limit / 1e9}
+
+    def compact(_messages: object) -> list[Message]:
+        raise ReplayDiverged("a replay takes what was compacted from the tape")
+
+    timed = {name: limit for name, limit in plan.get("run", {}).items() if name in TIMED}
+    ways = plan.get("short", ())
+    table = {"run": timed, "tools": plan.get("tools", {}), "short": ways}
+    return {"budget": read_budget(table, compact=compact if "compact" in ways else None)}
 
 
 def _redactor_of(pack: Pack) -> Redactor:

@@ -16,8 +16,9 @@ from towerkit.core import errors
 from towerkit.core.env import VirtualEnv
 from towerkit.core.errors import ControlError, ReplayDiverged
 from towerkit.core.types import Response
+from towerkit.cost.budget import Shortage
 from towerkit.packs.store import Pack
-from towerkit.reliability.breaker import Breaker, Permit, Refusal, RetryBudget
+from towerkit.reliability.breaker import Breaker, Refusal, RetryBudget
 from towerkit.runtime.executor import Attempt
 
 
@@ -34,6 +35,8 @@ class Divergence(msgspec.Struct, frozen=True, kw_only=True):
 
 class Tape:
     """An `Executor` over a pack. `divergence` is the first request the tape could not answer."""
+
+    enforces = False
 
     def __init__(
         self, pack: Pack, env: VirtualEnv, *, exceptions: Mapping[str, type[BaseException]]
@@ -76,14 +79,24 @@ class Tape:
         """Return or raise what the recorded attempt did."""
         return self.attempt(what, lambda: None)
 
-    def admit(self, what: Attempt, breaker: Breaker, now_ns: int) -> Permit | Refusal | None:  # noqa: ARG002  never asked
+    def admit(self, what: Attempt, breaker: Breaker, now_ns: int) -> Refusal | Shortage | None:  # noqa: ARG002  never asked
         """Return the recorded refusal, if the recorded call was refused here."""
         rows = self._rows.get((what.kind, what.name, what.path, what.request_digest))
         if not rows or rows[0]["outcome"] not in {"circuit_open", "throttled_locally"}:
-            return None
+            return self.short(what)
         row = rows.pop(0)
         wait = self._pack.content(row["response_digest"])["wait_s"]
         return Refusal(error_class=row["outcome"], wait_s=wait)
+
+    def short(self, what: Attempt) -> Shortage | None:
+        """Return the recorded refusal of the budget, if one was here: a row of a call's span."""
+        rows = self._rows.get((what.kind, what.name, what.path, what.request_digest))
+        if not rows or rows[0]["outcome"] != "budget_exceeded":
+            return None
+        if self._spans[rows[0]["span_id"]]["kind"] != "call":
+            return None  # what an attempt ended with
+        said = self._pack.content(rows.pop(0)["response_digest"])
+        return msgspec.convert(said, Shortage)
 
     def granted(self, what: Attempt, budget: RetryBudget, cost: int) -> int:  # noqa: ARG002  never asked
         """Return 0 where the retry budget refused the recorded run, else 1."""

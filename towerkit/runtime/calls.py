@@ -1,26 +1,29 @@
 """What is particular to a model call and to a tool call; the guard's loop is the same for both.
 
-Rule: a call knows how to describe itself on a span, what it may cost, how to run once, and what an
-attempt was charged. It decides nothing.
+Rule: what `call.Call` asks is answered here, and nothing is decided.
 """
 
-# ruff: noqa: ARG002, D102  both kinds of call have one shape, documented on `Call`
+# ruff: noqa: ARG002, D102  both kinds of call have one shape, documented on `call.Call`
 
 from __future__ import annotations
 
 import inspect
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from towerkit.core.canonical import canonical_json
-from towerkit.core.types import Model, Request, Response, Usage
+from towerkit.core.types import Message, Model, Request, Response, Usage
+from towerkit.cost.budget import Chain, Shortage
 from towerkit.cost.prices import Price, price
+from towerkit.cost.tokens import Asked, TokenBook
 from towerkit.privacy.redact import Redactor
 from towerkit.reliability.classify import Failure, classify, classify_finish
 from towerkit.reliability.policy import CallState
 from towerkit.reliability.taxonomy import TAXONOMY
+from towerkit.runtime.call import Compact
 from towerkit.runtime.executor import Attempt
 from towerkit.telemetry.recorder import OpenSpan
 
@@ -28,60 +31,8 @@ from towerkit.telemetry.recorder import OpenSpan
 _PLAIN_ENDS = frozenset({"stop", "tool_calls", "end_turn", "tool_use", "STOP", "completed"})
 
 if TYPE_CHECKING:
+    from towerkit.runtime.budgets import Budgets
     from towerkit.runtime.run import Run
-
-
-class Call(Protocol):
-    """One logical call, as the guard's loop sees it."""
-
-    fallback_reason: str | None
-
-    def simulated(self, state: CallState) -> bool:
-        """Return whether a simulated model answers on this tier."""
-
-    def columns(self, state: CallState) -> dict[str, Any]:
-        """Return the call's columns of a span."""
-
-    def attempt_name(self, state: CallState) -> str | None:
-        """Return the name of an attempt's span; None where it is the call's."""
-
-    def mark(self, span: OpenSpan) -> None:
-        """Hear of the call's span, and of each attempt's, when it begins."""
-
-    def what(self, state: CallState, path: str, seq: int, timeout_s: float) -> Attempt:
-        """Return the attempt to carry out."""
-
-    def run(self, state: CallState, timeout_s: float) -> Any:
-        """Carry the call out once."""
-
-    async def arun(self, state: CallState, timeout_s: float) -> Any:
-        """Carry the call out once, on an event loop."""
-
-    def breaker_key(self, state: CallState) -> str:
-        """Return which breaker has a say."""
-
-    def worst_case(self, state: CallState) -> int | None:
-        """Return the most an attempt may cost in nano-US-dollars; None when no price is known."""
-
-    def judge(self, error: BaseException, now_unix_s: float) -> Failure:
-        """Return which row of the taxonomy an attempt's error is."""
-
-    def flaw(self, value: Any) -> Failure | None:
-        """Return what an answer says of its own failure; None for a good one."""
-
-    def learn(self, value: Any, digest: str | None) -> None:
-        """Hear how the call ended: its answer and that one's digest, or None and None."""
-
-    def renewal(self, state: CallState) -> Callable[[], object]:
-        """Return how to get a fresh credential; asked where the state says there is a way."""
-
-    def settle(
-        self, span: OpenSpan, state: CallState, value: Any, failure: Failure | None
-    ) -> int | None:
-        """Record and return what an attempt was charged; None when that is unknown."""
-
-    def tape_value(self, value: Any) -> Any:
-        """Return what the tape keeps of an answer."""
 
 
 class ModelCall:
@@ -90,19 +41,31 @@ class ModelCall:
     `models` are its tiers, the tower's unless given; `shown` are the digests of its messages.
     """
 
+    used: Usage | None = None
+    ours = False
+    _clamped = False
+
     def __init__(
         self, run: Run, request: Request, digest: str, *, models: Sequence[Model] | None = None,
         shown: Sequence[str | None] = (),
     ) -> None:  # fmt: skip
-        self._run, self._request, self._digest = run, request, digest
+        self._run, self._digest = run, digest
         self._models = run.tower.models if models is None else models
         self.fallback_reason: str | None = None
-        self._shown = shown
-        # About four characters a token; a third more so that the reservation is an upper bound.
-        self._input_estimate = len(canonical_json([request.messages, request.tools])) // 3 + 16
+        self._take(request, shown)
+
+    def _take(self, request: Request, shown: Sequence[str | None]) -> None:
+        self._request, self._shown = request, shown
+        known = tuple(one for one in shown if one is not None)
+        tools = canonical_json(request.tools) if request.tools else b""
+        known = known if len(known) == len(shown) else ()
+        self._counted = Asked(request.messages, known, tools, tools=bool(tools))
 
     def _model(self, state: CallState) -> Model:
         return self._models[state.tier]
+
+    def _name_of(self, tier: int) -> str:
+        return self._models[tier].name
 
     def simulated(self, state: CallState) -> bool:
         return self._model(state).simulated
@@ -116,7 +79,8 @@ class ModelCall:
         }
 
     def mark(self, span: OpenSpan) -> None:
-        pass
+        if self._clamped:
+            span.attributes["gen_ai.request.max_tokens"] = self._request.max_tokens
 
     def attempt_name(self, state: CallState) -> str | None:
         return f"chat {self._model(state).name}" if state.tier else None
@@ -160,9 +124,48 @@ class ModelCall:
         return price(usage, model=model.name, provider=model.provider, at_unix_ns=at)
 
     def worst_case(self, state: CallState) -> int | None:
-        usage = Usage(input_tokens=self._input_estimate, output_tokens=self._request.max_tokens)
-        cost = self._price(state, usage)
+        return self._costing(state, self._request.max_tokens)
+
+    def _costing(self, state: CallState, max_tokens: int) -> int | None:
+        most = self._run.tokens.bound(self._name_of(state.tier), self._counted)
+        cost = self._price(state, Usage(input_tokens=most, output_tokens=max_tokens))
         return None if cost is None else cost.nanousd
+
+    def most_tokens(self, state: CallState) -> tuple[int, int] | None:
+        most = self._run.tokens.bound(self._name_of(state.tier), self._counted)
+        return most, self._request.max_tokens
+
+    def chain(self, budgets: Budgets) -> Chain:
+        return budgets.chain()
+
+    def fits(self, state: CallState, short: Shortage, least: int) -> int | None:
+        most = self._request.max_tokens
+        if short.limit == "output_tokens":
+            fits = min(most - 1, int(short.left))
+        elif short.limit == "cost_usd":
+            # A price is no straight line: tiers, rounding. It never falls with the tokens, though.
+            fits = (
+                bisect_right(range(most), short.left, key=lambda n: self._costing(state, n) or 0)
+                - 1
+            )
+        else:
+            return None
+        return fits if fits >= least else None
+
+    def fewer(self, compact: Compact) -> list[Message] | None:
+        kept = list(compact(self._request.messages))
+        return None if kept == list(self._request.messages) else kept
+
+    def shrink(
+        self, *, max_tokens: int | None = None, messages: Sequence[Message] | None = None
+    ) -> None:
+        request = self._request
+        if max_tokens is not None:
+            self._request = msgspec.structs.replace(request, max_tokens=max_tokens)
+            self._clamped = True
+        if messages is not None:
+            self._digest, shown = keep_request(self._run, messages, request)
+            self._take(msgspec.structs.replace(request, messages=tuple(messages)), shown)
 
     def judge(self, error: BaseException, now_unix_s: float) -> Failure:
         return classify(error, operation="model", now_unix_s=now_unix_s)
@@ -174,6 +177,9 @@ class ModelCall:
     def learn(self, value: Response | None, digest: str | None) -> None:
         if value is None or self.flaw(value) is not None:
             return
+        if value.usage is not None:
+            said = "" if value.tool_calls else value.content
+            self._run.tokens.observed(self._name_of(value.tier), self._counted, value.usage, said)
         asked = [(call.name, call.arguments) for call in value.tool_calls]
         self._run.progress.said(self._shown, hash(canonical_json([value.content, asked])))
         for model in self._models:
@@ -190,15 +196,16 @@ class ModelCall:
     ) -> int | None:
         """Record what an attempt is charged and return it; the taxonomy says for what."""
         row = None if failure is None else TAXONOMY[failure.error_class]
-        if value is None and row is not None and row.charge == "none":
+        said = value.content if value is not None else self.text_so_far()
+        self.used = None
+        if value is None and row is not None and row.charge == "none" and not said:
             return 0
         usage = value.usage if value is not None else None
         estimated = usage is None or usage.input_tokens is None or usage.output_tokens is None
-        if usage is None or estimated:
-            text = value.content if value is not None else self.text_so_far()
-            usage = Usage(input_tokens=self._input_estimate * 3 // 4, output_tokens=len(text) // 4)
-        cost = self._price(state, usage)
         model = self._model(state)
+        if usage is None or estimated:
+            usage = guessed(self._run.tokens, model.name, self._counted, usage, said)
+        self.used, cost = usage, self._price(state, usage)
         if value is not None:
             span.fields.update(_response_fields(value))
         self._run.recorder.charge(
@@ -230,9 +237,11 @@ class StreamCall(ModelCall):
     ) -> None:  # fmt: skip
         super().__init__(run, request, digest, models=models, shown=shown)
         self.pieces: list[str] = []
+        self._heard = self._enough = 0
 
     def what(self, state: CallState, path: str, seq: int, timeout_s: float) -> Attempt:
         self.pieces = []
+        self._heard, self._enough = 0, self._request.max_tokens
         attempt = super().what(state, path, seq, timeout_s)
         return msgspec.structs.replace(attempt, stream=True)
 
@@ -253,6 +262,35 @@ class StreamCall(ModelCall):
     def text_so_far(self) -> str:
         return "".join(self.pieces)
 
+    def heard(self, piece: Any) -> bool:
+        """Take a piece in; return whether it is time to look if that is more than was asked for.
+
+        A token is hardly ever less than a letter; then looked at whenever a quarter has come again.
+        """
+        self.pieces.append(piece)
+        self._heard += self._size(piece)
+        if self._heard <= self._enough:
+            return False
+        self._enough = self._heard + self._heard // 4
+        return True
+
+    def _size(self, piece: Any) -> int:
+        return str.__len__(piece) if issubclass(type(piece), str) else 0
+
+    def most_output(self, state: CallState) -> int:
+        """Return how many tokens of an answer were asked for."""
+        most = self.most_tokens(state)
+        return 0 if most is None else most[1]
+
+    def tokens_so_far(self, state: CallState) -> int:
+        """Return the most likely number of tokens that have come."""
+        return self._run.tokens.text(self._name_of(state.tier), self.text_so_far())
+
+    def output_cost(self, state: CallState, tokens: int) -> int | None:
+        """Return what so many tokens of an answer cost, in nano-US-dollars; None is unknown."""
+        cost = self._price(state, Usage(input_tokens=0, output_tokens=tokens))
+        return None if cost is None else cost.nanousd
+
     def labelled(self, state: CallState, response: Response) -> Response:
         return self._labelled(state, response)
 
@@ -260,6 +298,45 @@ class StreamCall(ModelCall):
         answer = None if value is None else msgspec.to_builtins(value)
         pieces = kept_pieces(self.pieces, self._run.recorder.redactor)
         return {"pieces": pieces, "response": answer}
+
+
+class OwnModelCall(ModelCall):
+    """A call of `Run.model`: its request is ours to make smaller."""
+
+    ours = True
+
+
+class OwnStreamCall(StreamCall):
+    """A call of `Run.stream`."""
+
+    ours = True
+
+
+def keep_request(
+    run: Run, messages: Sequence[Message], request: Request
+) -> tuple[str, Sequence[str | None]]:
+    """Keep `request` with these messages; return its digest and those of the messages."""
+    rest = {
+        "tools": request.tools, "max_tokens": request.max_tokens,
+        "temperature": request.temperature,
+    }  # fmt: skip
+    shown = [run.recorder.content(message) for message in messages]
+    return run.recorder.request_of(shown, rest), () if None in shown else shown
+
+
+def guessed(tokens: TokenBook, model: str, asked: Asked, usage: Usage | None, said: str) -> Usage:
+    """Return the usage of an attempt whose own was not, or not wholly, reported.
+
+    What was reported stands, but an answer is no shorter than what came of it: some providers count
+    its first token when they begin.
+    """
+    known = usage or Usage()
+    read = known.input_tokens
+    written = max(known.output_tokens or 0, tokens.text(model, said))
+    return msgspec.structs.replace(
+        known, input_tokens=tokens.estimate(model, asked) if read is None else read,
+        output_tokens=written,
+    )  # fmt: skip
 
 
 def kept_pieces(pieces: Sequence[str], redactor: Redactor) -> list[str]:
@@ -298,6 +375,8 @@ class ToolCall:
     """What is particular to a tool call."""
 
     fallback_reason: str | None = None
+    used: Usage | None = None
+    ours = False
 
     def __init__(
         self,
@@ -341,18 +420,41 @@ class ToolCall:
         )
 
     def run(self, state: CallState, timeout_s: float) -> Any:
-        return self._fn(**self._arguments)
+        if self._run.budgets is None:
+            return self._fn(**self._arguments)
+        with self._run.budgets.inside(self._name):
+            return self._fn(**self._arguments)
 
     async def arun(self, state: CallState, timeout_s: float) -> Any:
-        if _is_coroutine_function(self._fn):
+        if not _is_coroutine_function(self._fn):
+            return await self._run.env.in_thread(lambda: self.run(state, timeout_s))
+        if self._run.budgets is None:
             return await self._fn(**self._arguments)
-        return await self._run.env.in_thread(lambda: self._fn(**self._arguments))
+        with self._run.budgets.inside(self._name):
+            return await self._fn(**self._arguments)
 
     def breaker_key(self, state: CallState) -> str:
         return f"tool:{self._name}"
 
     def worst_case(self, state: CallState) -> int:
         return 0
+
+    def most_tokens(self, state: CallState) -> None:
+        return None
+
+    def chain(self, budgets: Budgets) -> Chain:
+        return budgets.chain_of(self._name)
+
+    def fits(self, state: CallState, short: Shortage, least: int) -> None:
+        return None
+
+    def fewer(self, compact: Compact) -> None:
+        return None
+
+    def shrink(
+        self, *, max_tokens: int | None = None, messages: Sequence[Message] | None = None
+    ) -> None:
+        raise AssertionError("the arguments of a tool are the agent's")
 
     def judge(self, error: BaseException, now_unix_s: float) -> Failure:
         return classify(error, operation="tool", now_unix_s=now_unix_s)

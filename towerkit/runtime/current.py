@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from towerkit.cost.budget import Chain
 from towerkit.telemetry.recorder import OpenSpan
 
 if TYPE_CHECKING:
@@ -21,12 +22,16 @@ if TYPE_CHECKING:
 
 
 class Open(msgspec.Struct, frozen=True):
-    """An open span of a run, the names of the steps above it, and what was open around it."""
+    """An open span of a run, the names of the steps above it, and what was open around it.
+
+    `chain` are the accounts of the budget that were opened with it.
+    """
 
     run: Run
     span: OpenSpan
     path: str
     outer: Open | None
+    chain: Chain = ()
 
 
 # Per thread and task; `Env.bounded` carries it over. Runs may be open inside each other.

@@ -15,7 +15,6 @@ from towerkit.core.errors import UsageError
 from towerkit.core.types import Request
 from towerkit.reliability.classify import Failure
 from towerkit.reliability.probe import kind_of
-from towerkit.runtime.guard import Steps, adrive, drive
 from towerkit.runtime.native import count_at, plain
 from towerkit.runtime.native_calls import (
     FunctionCall,
@@ -25,6 +24,7 @@ from towerkit.runtime.native_calls import (
     open_run,
     request_digest,
 )
+from towerkit.runtime.steps import Steps, adrive, drive
 
 if TYPE_CHECKING:
     from towerkit.runtime.run import Run

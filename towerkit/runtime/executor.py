@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import msgspec
 
 from towerkit.core.env import Env
+from towerkit.cost.budget import Shortage
 from towerkit.faults.plan import FaultPlan
 from towerkit.privacy.log import log
 from towerkit.reliability.breaker import Breaker, Permit, Refusal, RetryBudget
@@ -34,7 +35,12 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Executor(Protocol):
-    """Carries attempts out and answers the agent's readings of clock, randomness and ids."""
+    """Carries attempts out and answers the agent's readings of clock, randomness and ids.
+
+    `enforces` says whether amounts of budgets are held here; on a tape their refusals stand.
+    """
+
+    enforces: bool
 
     def attempt(self, what: Attempt, call: Callable[[], Any]) -> Any:
         """Return what `call` returns, or raise what it raises, within the time-out."""
@@ -42,8 +48,16 @@ class Executor(Protocol):
     async def aattempt(self, what: Attempt, call: Callable[[], Awaitable[Any]]) -> Any:
         """Do the same on an event loop."""
 
-    def admit(self, what: Attempt, breaker: Breaker, now_ns: int) -> Permit | Refusal | None:
-        """Return whether the attempt may be made; None where no breaker has a say."""
+    def admit(
+        self, what: Attempt, breaker: Breaker, now_ns: int
+    ) -> Permit | Refusal | Shortage | None:
+        """Return whether the attempt may be made; None where no breaker has a say.
+
+        A `Shortage` is a recorded refusal of the budget.
+        """
+
+    def short(self, what: Attempt) -> Shortage | None:
+        """Return the recorded refusal of the budget that follows here, if one does."""
 
     def granted(self, what: Attempt, budget: RetryBudget, cost: int) -> int:
         """Return what the retry budget gave for another request, 0 when it refused."""
@@ -57,6 +71,8 @@ class Executor(Protocol):
 
 class Live:
     """Attempts against the world, with the faults of a plan."""
+
+    enforces = True
 
     def __init__(self, env: Env, faults: FaultPlan) -> None:
         """Run attempts under `env`'s clock."""
@@ -77,6 +93,10 @@ class Live:
     def admit(self, what: Attempt, breaker: Breaker, now_ns: int) -> Permit | Refusal | None:  # noqa: ARG002
         """Ask the breaker."""
         return breaker.shared or breaker.acquire(now_ns)
+
+    def short(self, what: Attempt) -> Shortage | None:  # noqa: ARG002
+        """Return None: the accounts say it themselves."""
+        return None
 
     def granted(self, what: Attempt, budget: RetryBudget, cost: int) -> int:  # noqa: ARG002
         """Ask the budget."""

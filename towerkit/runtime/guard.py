@@ -10,21 +10,22 @@ reservation.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import Generator
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from towerkit.core.env import Env
 from towerkit.core.errors import (
     AttemptTimeout,
+    BudgetExceeded,
     CallRefused,
     DeadlineExceeded,
     NoProgress,
     StreamTruncated,
 )
 from towerkit.core.types import Response
+from towerkit.cost.budget import Claim, Shortage, shortage_of
 from towerkit.cost.ledger import NANO, Reservation
 from towerkit.reliability.breaker import Breaker, Outcome, Permit, Refusal
 from towerkit.reliability.classify import Failure
@@ -39,14 +40,18 @@ from towerkit.reliability.policy import (
     Renew,
     Stop,
     Succeeded,
+    TooDear,
     Wait,
     Waited,
     decide,
 )
 from towerkit.reliability.probe import is_a
 from towerkit.reliability.taxonomy import TAXONOMY
-from towerkit.runtime.calls import Call, StreamCall
-from towerkit.runtime.executor import Attempt, Executor
+from towerkit.runtime.budgets import CallBudget
+from towerkit.runtime.call import Call
+from towerkit.runtime.calls import StreamCall
+from towerkit.runtime.executor import Attempt
+from towerkit.runtime.steps import END, Deliver, Fresh, Next, Raised, Sleep, Step, Steps, Try
 from towerkit.telemetry.recorder import OpenSpan
 
 if TYPE_CHECKING:
@@ -62,173 +67,17 @@ class Control(msgspec.Struct, frozen=True, kw_only=True):
     decision: str
 
 
-class Try(msgspec.Struct, frozen=True):
-    """Make this attempt; send back what it returned, or throw what it raised."""
-
-    what: Attempt
-    call: Call
-    state: CallState
-
-    def run(self) -> Any:
-        """Carry the call out once."""
-        return self.call.run(self.state, self.what.timeout_s)
-
-    def arun(self) -> Awaitable[Any]:
-        """Carry the call out once, on an event loop."""
-        return self.call.arun(self.state, self.what.timeout_s)
-
-
-class Sleep(msgspec.Struct, frozen=True):
-    """Wait."""
-
-    seconds: float
-
-
-class Fresh(msgspec.Struct, frozen=True):
-    """Ask for a fresh credential; send back whether there is one."""
-
-    what: Attempt
-    renew: Callable[[], object]
-
-
-class Next(msgspec.Struct, frozen=True):
-    """Take the next item of a stream within the time-out; send back `END` when there is none."""
-
-    items: Any
-    timeout_s: float
-
-
-class Deliver(msgspec.Struct, frozen=True):
-    """Hand a piece of the answer to the agent."""
-
-    piece: str
-
-
-class Raised(msgspec.Struct, frozen=True):
-    """What a call ends with instead of an answer: the driver raises it.
-
-    A generator cannot raise everything a tool can: `StopIteration` would come out as another error.
-    """
-
-    error: BaseException
-
-
-END = object()
-Step = Try | Sleep | Fresh | Next | Deliver
-Steps = Generator[Step, Any, Any]
-
-
-def drive(steps: Steps, executor: Executor, env: Env) -> Any:
-    """Perform a call's steps on this thread and return its answer."""
-    try:
-        step = next(steps)
-        while True:
-            try:
-                result = _perform(step, executor, env)
-            except BaseException as error:  # noqa: BLE001  handed to the loop, which raises it on
-                step = steps.throw(error)
-            else:
-                step = steps.send(result)
-    except StopIteration as done:
-        return _outcome(done.value)
-
-
-def drive_stream(steps: Steps, executor: Executor, env: Env) -> Generator[str, None, Response]:
-    """Perform a streaming call's steps, yielding pieces of the answer; return the whole of it."""
-    try:
-        step = next(steps)
-        while True:
-            try:
-                if isinstance(step, Deliver):
-                    result = yield step.piece
-                else:
-                    result = _perform(step, executor, env)
-            except BaseException as error:  # noqa: BLE001  an agent that stops reading lands here too
-                step = steps.throw(error)
-            else:
-                step = steps.send(result)
-    except StopIteration as done:
-        return _outcome(done.value)  # type: ignore[no-any-return]
-
-
-def _outcome(value: Any) -> Any:
-    if type(value) is Raised:
-        raise value.error
-    return value
-
-
-def _perform(step: Step, executor: Executor, env: Env) -> Any:
-    if isinstance(step, Try):
-        return executor.attempt(step.what, step.run)
-    if isinstance(step, Next):
-        return env.bounded(lambda: next(step.items, END), step.timeout_s)
-    if isinstance(step, Fresh):
-        return executor.renewed(step.what, step.renew)
-    if isinstance(step, Sleep):
-        env.sleep(step.seconds)
-    return None
-
-
-async def adrive(steps: Steps, executor: Executor, env: Env) -> Any:
-    """Perform a call's steps on the running event loop and return its answer."""
-    try:
-        step = next(steps)
-        while True:
-            try:
-                result = await _aperform(step, executor, env)
-            except BaseException as error:  # noqa: BLE001  handed to the loop, which raises it on
-                step = steps.throw(error)
-            else:
-                step = steps.send(result)
-    except StopIteration as done:
-        return _outcome(done.value)
-
-
-async def adrive_stream(
-    steps: Steps, executor: Executor, env: Env
-) -> AsyncGenerator[str | Response, None]:
-    """Perform a streaming call's steps on the event loop: yield pieces and, last, the answer."""
-    try:
-        step = next(steps)
-        while True:
-            try:
-                if isinstance(step, Deliver):
-                    result = yield step.piece
-                else:
-                    result = await _aperform(step, executor, env)
-            except BaseException as error:  # noqa: BLE001  an agent that stops reading lands here too
-                step = steps.throw(error)
-            else:
-                step = steps.send(result)
-    except StopIteration as done:
-        answer: Response = _outcome(done.value)
-    yield answer
-
-
-async def _aperform(step: Step, executor: Executor, env: Env) -> Any:
-    if isinstance(step, Try):
-        return await executor.aattempt(step.what, step.arun)
-    if isinstance(step, Next):
-        items = step.items
-        if hasattr(items, "__anext__"):
-            return await env.abounded(lambda: anext(items, END), step.timeout_s)
-        return await env.abounded(lambda: env.in_thread(lambda: next(items, END)), step.timeout_s)
-    if isinstance(step, Fresh):
-        return await env.in_thread(lambda: executor.renewed(step.what, step.renew))
-    if isinstance(step, Sleep):
-        await env.asleep(step.seconds)
-    return None
-
-
 class _Open(msgspec.Struct):
     """An attempt under way, and what has to be given back when it ends."""
 
     what: Attempt
     span: OpenSpan
     start: int
+    left: float
     breaker: Breaker
     permit: Permit | None
-    reservation: Reservation
+    reservation: Reservation | Claim
+    output: int | None = None  # tokens of an answer that are set aside, once that was looked at
 
 
 @cache
@@ -252,6 +101,8 @@ class Guard:
         self._answer: str | None = None
         self._span: OpenSpan
         self._path = ""
+        # None where the run's ledger alone holds its budget, as it mostly does.
+        self._budget: CallBudget | None = None
 
     def steps(self, *, name: str, operation: str) -> Steps:
         """Yield what to do and return the answer, or raise what the last attempt raised."""
@@ -263,6 +114,8 @@ class Guard:
         )
         call.mark(span)
         self._tower.retry_budget.call()
+        if run.budgets is not None:
+            self._budget = CallBudget(run.budgets, call, self._state, self._policy.max_attempts)
         try:
             value = yield from self._until_done()
         except BaseException as error:
@@ -272,6 +125,8 @@ class Guard:
             self._end(value.error)
             return value
         call.learn(value, self._answer)
+        if self._budget is not None:
+            self._budget.end()
         budget = self._tower.retry_budget
         if self._retry_cost or budget.below:
             budget.success(self._retry_cost)
@@ -284,6 +139,8 @@ class Guard:
     def _end(self, error: BaseException) -> None:
         call, state = self._call, self._state
         call.learn(None, None)
+        if self._budget is not None:
+            self._budget.end()
         self._run.end_span(
             self._span, error, operation=state.operation, simulated=call.simulated(state)
         )
@@ -302,7 +159,7 @@ class Guard:
                     return self._give_up(action.reason)
                 if isinstance(action, Wait):
                     self._note("wait", action.reason, wait_s=round(action.seconds, 6))
-                    yield Sleep(action.seconds)
+                    yield from self._wait(action.seconds)
                     event = Waited()
                 elif isinstance(action, Renew):
                     event = yield from self._renew(event)
@@ -316,6 +173,17 @@ class Guard:
             else:
                 return value
 
+    def _wait(self, seconds: float) -> Steps:
+        clock, budget = self._run.env.mono_ns, self._budget
+        if budget is None:
+            yield Sleep(seconds)
+            return
+        budget.clocked(clock(), waiting=1)
+        try:
+            yield Sleep(seconds)
+        finally:
+            budget.clocked(clock(), waiting=-1)
+
     def _renew(self, event: Event) -> Generator[Step, Any, Event]:
         """Ask for a fresh credential; the failure stands where there is none."""
         what = self._what(self._left())
@@ -328,9 +196,21 @@ class Guard:
         self._span.events += ({"name": name, "reason": reason, **more},)
 
     def _left(self) -> float:
-        return (self._run.deadline_ns - self._run.env.mono_ns()) / NANO
+        """Return the seconds left, of the run's deadline or of a budget's time."""
+        now = self._run.env.mono_ns()
+        left = (self._run.deadline_ns - now) / NANO
+        late = None if self._budget is None else self._budget.late(now)
+        return left if late is None else min(left, max(0.0, late.left))
 
-    def _late(self) -> DeadlineExceeded:
+    def _late(self) -> DeadlineExceeded | BudgetExceeded:
+        """Return the error for the time that has run out."""
+        now = self._run.env.mono_ns()
+        late = None if self._budget is None else self._budget.late(now)
+        if late is not None and late.left < (self._run.deadline_ns - now) / NANO:
+            return BudgetExceeded(
+                f"the time of {late.account} is up: its {late.limit} is reached",
+                account=late.account, limit=late.limit, left=0,
+            )  # fmt: skip
         return DeadlineExceeded(f"the run's {self._policy.deadline_s:g} s are up")
 
     def _give_up(self, reason: str) -> Any:
@@ -363,35 +243,49 @@ class Guard:
         timeout_s = min(left, self._policy.attempt_timeout_s)
         return self._call.what(self._state, self._path, self._run.recorder.next_seq, timeout_s)
 
-    def _attempt(self) -> Generator[Step, Any, tuple[Any, Event]]:
-        """Make one attempt: return its answer and what happened."""
+    def _open(self) -> _Open | Refused | TooDear:
+        """Begin an attempt: there is time, the breaker admits it, what it may use is set aside."""
         run, call, state = self._run, self._call, self._state
         start = run.env.mono_ns()
         left = (run.deadline_ns - start) / NANO
         if left <= 0:
             raise self._late()
+        if self._budget is not None:
+            left = self._left()
         what = self._what(left)
         breaker = self._tower.breaker(call.breaker_key(state))
-        permit = run.executor.admit(what, breaker, start)
-        if isinstance(permit, Refusal):
-            return None, self._refused(what, permit, left)
+        admitted = run.executor.admit(what, breaker, start)
+        if isinstance(admitted, Refusal):
+            return self._refused(what, admitted, left)
+        permit, short = (None, admitted) if isinstance(admitted, Shortage) else (admitted, None)
+        aside = None
         try:
-            reservation = run.ledger.reserve(call.worst_case(state))
-        except BaseException:
-            if permit is not None:
+            aside = self._set_aside(what, short, left)
+        finally:
+            if permit is not None and not isinstance(aside, tuple):
                 breaker.settle(permit, "uncounted", start, 0)
-            raise
-        open_ = _Open(what, self._attempt_span(start), start, breaker, permit, reservation)
+        if isinstance(aside, TooDear):
+            return aside
+        reservation, what = aside
+        span = self._attempt_span(start, what)
+        return _Open(what, span, start, left, breaker, permit, reservation)
+
+    def _attempt(self) -> Generator[Step, Any, tuple[Any, Event]]:
+        """Make one attempt: return its answer and what happened."""
+        open_ = self._open()
+        if not isinstance(open_, _Open):
+            return None, open_
+        run, call, what = self._run, self._call, open_.what
         value, failure, error = None, None, None
         run.recorder.flush()
         try:
-            value = yield Try(what, call, state)
+            value = yield Try(what, call, self._state)
             if what.stream:
-                value = yield from self._pump(call, value, what)  # type: ignore[arg-type]
+                value = yield from self._pump(call, value, open_)  # type: ignore[arg-type]
             failure = call.flaw(value)
         except Exception as raised:  # noqa: BLE001  decided upon below, and re-raised if it must be
             value = None
-            late = is_a(raised, AttemptTimeout) and what.timeout_s >= left
+            late = is_a(raised, AttemptTimeout) and what.timeout_s >= open_.left
             error = self._late() if late else raised
             failure = call.judge(error, run.env.wall_ns() / NANO)
         except BaseException as raised:
@@ -404,9 +298,52 @@ class Guard:
             return value, Succeeded()
         return None, self._failed(what, failure)
 
-    def _attempt_span(self, start: int) -> OpenSpan:
+    def _set_aside(
+        self, what: Attempt, short: Shortage | None, left: float
+    ) -> tuple[Reservation | Claim, Attempt] | TooDear:
+        """Set aside what the attempt may use; where that does not fit, go the budget's ways out.
+
+        `short` is a recorded refusal. A smaller request is another attempt: it is returned too.
+        """
+        run, budget = self._run, self._budget
+        if budget is None:
+            if short is None:
+                try:
+                    return run.ledger.reserve(self._call.worst_case(self._state)), what
+                except BudgetExceeded as error:
+                    short = shortage_of(error)
+            self._short(what, short)
+            raise short.refusal()
+        while True:
+            now = run.env.mono_ns()
+            if short is None:
+                try:
+                    claim = budget.claim(what, self._state, now, left)
+                except BudgetExceeded as error:
+                    short = shortage_of(error)
+                else:
+                    budget.clocked(now, under_way=1)
+                    return claim, what
+            self._short(what, short)
+            tier = budget.way_out(what, short, self._state, self._note)
+            if tier is not None:
+                return TooDear(tier)
+            what = self._what(left)
+            short = run.executor.short(what)
+
+    def _short(self, what: Attempt, short: Shortage) -> None:
+        """Write that the budget refused: it depends on other calls and runs, so it is an input."""
+        run, now = self._run, self._run.env.mono_ns()
+        run.recorder.tape(
+            what.kind, what.name, path=what.path, request_digest=what.request_digest,
+            response_digest=run.recorder.content(msgspec.to_builtins(short)),
+            outcome="budget_exceeded", start_mono_ns=now, end_mono_ns=now, span=self._span,
+        )  # fmt: skip
+
+    def _attempt_span(self, start: int, what: Attempt) -> OpenSpan:
         call_span, state = self._span, self._state
-        fields = {**call_span.fields, "attempt": state.tries}
+        digest = what.request_digest
+        fields = {**call_span.fields, "request_digest": digest, "attempt": state.tries}
         if state.tier:
             fields.update(self._call.columns(state))
         span = self._run.start_span(
@@ -422,7 +359,12 @@ class Guard:
         """End an attempt, however it ended: charged, its permit returned, its span ended."""
         run, call, span = self._run, self._call, attempt.span
         end = run.env.mono_ns()
-        run.ledger.settle(attempt.reservation, call.settle(span, self._state, value, failure))
+        charge = call.settle(span, self._state, value, failure)
+        if self._budget is None:
+            run.ledger.settle(attempt.reservation, charge)  # type: ignore[arg-type]  # it is a list
+        else:
+            self._budget.settle(attempt.reservation, charge, call.used)  # type: ignore[arg-type]
+            self._budget.clocked(end, under_way=-1)
         if attempt.permit is not None:
             self._settle_breaker(attempt.breaker, attempt.permit, failure, attempt.start, end)
         self._answer = run.record_attempt(
@@ -438,28 +380,54 @@ class Guard:
         if effect == "throttle" and failure is not None and failure.retry_after_s:
             breaker.throttle(end, failure.retry_after_s)
 
-    def _pump(self, call: StreamCall, items: Any, what: Attempt) -> Steps:
+    def _pump(self, call: StreamCall, items: Any, open_: _Open) -> Steps:
         """Deliver a stream's pieces and return its answer; a stream without one was truncated.
 
         Each piece has the attempt's time-out, the deadline bounds them all: a stall is an error.
+        What says more than was set aside for it goes on while the budget has more, and is cut then.
         """
         try:
             while True:
                 left = self._left()
                 if left <= 0:
                     raise self._late()
-                item = yield Next(items, min(what.timeout_s, left))
+                item = yield Next(items, min(open_.what.timeout_s, left))
                 if item is END:
                     raise StreamTruncated("the stream ended before its terminal event")
                 if isinstance(item, Response):
                     return call.labelled(self._state, item)
-                call.pieces.append(item)
+                much = call.heard(item)
                 self._state = msgspec.structs.replace(self._state, delivered=True)
                 yield Deliver(item)
+                if much:
+                    self._cover(call, open_)
         finally:
             # A stream that is still being read by a thread that timed out closes when that ends.
             with contextlib.suppress(AttributeError, ValueError):
                 items.close()
+
+    def _cover(self, call: StreamCall, open_: _Open) -> None:
+        """Set aside what has come beyond the reservation; raise where that does not fit."""
+        state = self._state
+        if open_.output is None:
+            open_.output = call.most_output(state)
+        came = call.tokens_so_far(state)
+        if came <= open_.output or not self._run.executor.enforces:
+            return  # on a tape the end of the stream is recorded
+        more = max(came - open_.output, open_.output // 4, 64)
+        cost = call.output_cost(state, more)
+        try:
+            if self._budget is None:
+                self._run.ledger.grow(open_.reservation, cost or 0)  # type: ignore[arg-type]
+            else:
+                self._budget.grow(open_.reservation, cost, more)  # type: ignore[arg-type]
+        except BudgetExceeded as error:
+            raise BudgetExceeded(
+                f"the stream was cut after about {came} tokens, {open_.output} were asked for: "
+                f"{error.account} has no more {error.limit}",
+                account=error.account, limit=error.limit, left=error.left, wanted=error.wanted,
+            ) from None  # fmt: skip
+        open_.output += more
 
     def _refused(self, what: Attempt, refusal: Refusal, left: float) -> Refused:
         run, now = self._run, self._run.env.mono_ns()

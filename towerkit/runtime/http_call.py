@@ -4,26 +4,28 @@ Rule: one request of the agent's SDK is one logical call. Each attempt sends the
 answer is handed on as it came. Secrets of the request never reach a span or the tape.
 """
 
-# ruff: noqa: ARG002, D102  one shape for every kind of call, documented on `calls.Call`
+# ruff: noqa: ARG002, D102  one shape for every kind of call, documented on `call.Call`
 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from towerkit.core.canonical import fingerprint
+from towerkit.core.canonical import canonical_json, fingerprint
 from towerkit.core.types import Response, Usage
+from towerkit.cost.budget import Chain
 from towerkit.cost.ledger import NANO
 from towerkit.cost.prices import Price, price
+from towerkit.cost.tokens import Asked as Counted
 from towerkit.privacy.redact import Redactor
 from towerkit.privacy.secrets import NOT_SECRET, SECRET_NAME, without
 from towerkit.reliability.classify import Failure, classify
 from towerkit.reliability.policy import CallState
 from towerkit.reliability.taxonomy import TAXONOMY
-from towerkit.runtime.calls import StreamCall
+from towerkit.runtime.calls import StreamCall, guessed
 from towerkit.runtime.executor import Attempt
 from towerkit.runtime.http_answer import Chunk, Exchange
 from towerkit.runtime.http_wire import Asked, asked
@@ -31,6 +33,7 @@ from towerkit.runtime.propagation import outgoing
 from towerkit.telemetry.recorder import OpenSpan
 
 if TYPE_CHECKING:
+    from towerkit.runtime.budgets import Budgets
     from towerkit.runtime.run import Run
 
 REPEATABLE = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
@@ -78,6 +81,13 @@ def _secrets(request: Any, what: Asked) -> Iterator[str]:
         yield request.url.password
 
 
+def _counted(body: Any, name: str | None, shown: Sequence[str | None]) -> Counted:
+    """Return a request's body as its tokens are counted; `name` is the field of its messages."""
+    rest = canonical_json({key: value for key, value in body.items() if key != name})
+    digests = tuple(one for one in shown if one is not None)
+    return Counted(body[name] if name else (), digests, rest, tools=bool(body.get("tools")))
+
+
 class HttpCall(StreamCall):
     """A call over HTTP. `exchange` is the answer to the attempt that is under way, or was last."""
 
@@ -88,6 +98,7 @@ class HttpCall(StreamCall):
         self._models, self._shown = (), ()
         self.fallback_reason = None
         self.pieces: list[Any] = []
+        self._heard = self._enough = 0
         self.exchange: Exchange | None = None
         self.read_timeout_s = 0.0
         self._span_id = ""
@@ -128,6 +139,7 @@ class HttpCall(StreamCall):
         fields = rest["body"]
         if isinstance(fields, dict):
             self._run.recorder.learn(fields.get("tools"))
+        self._counted = Counted()
         if self._asked.kind == "model" and isinstance(fields, dict):
             lists = (
                 k for k in ("messages", "contents", "input") if isinstance(fields.get(k), list)
@@ -137,6 +149,7 @@ class HttpCall(StreamCall):
             recorder = self._run.recorder
             shown = [recorder.content(message) for message in messages]
             self._shown = () if None in shown else shown
+            self._counted = _counted(self._asked.body, name, self._shown)
             return recorder.request_of(shown, {"http": rest["http"], **fields})
         return self._run.recorder.content(rest) or fingerprint(
             self._redactor.key, b"capture is off"
@@ -184,12 +197,16 @@ class HttpCall(StreamCall):
     def judge(self, error: BaseException, now_unix_s: float) -> Failure:
         return classify(error, operation=self._asked.kind, now_unix_s=now_unix_s)
 
+    def _name_of(self, tier: int) -> str:
+        return self._asked.name
+
     def learn(self, value: Response | None, digest: str | None) -> None:
         if self._asked.kind == "model":
             super().learn(value, digest)
 
     def what(self, state: CallState, path: str, seq: int, timeout_s: float) -> Attempt:
         self.pieces = []
+        self._heard, self._enough = 0, self._asked.max_tokens * self._asked.answers
         self.exchange = Exchange(self._asked, idempotent=self._sent.repeatable, clean=self.clean)
         if (
             self._asked.kind == "tool"
@@ -208,13 +225,19 @@ class HttpCall(StreamCall):
     def worst_case(self, state: CallState) -> int | None:
         if self._asked.kind == "tool":
             return 0
-        cost = self._cost(
-            Usage(
-                input_tokens=self._asked.input_estimate,
-                output_tokens=self._asked.max_tokens * self._asked.answers,
-            )
-        )
+        read, written = self._most()
+        cost = self._cost(Usage(input_tokens=read, output_tokens=written))
         return None if cost is None else cost.nanousd
+
+    def _most(self) -> tuple[int, int]:
+        read = self._run.tokens.bound(self._asked.name, self._counted)
+        return read, self._asked.max_tokens * self._asked.answers
+
+    def most_tokens(self, state: CallState) -> tuple[int, int] | None:
+        return None if self._asked.kind == "tool" else self._most()
+
+    def chain(self, budgets: Budgets) -> Chain:
+        return budgets.chain_of(self._asked.name) if self._asked.kind == "tool" else budgets.chain()
 
     def _cost(self, usage: Usage) -> Price | None:
         return price(
@@ -234,15 +257,18 @@ class HttpCall(StreamCall):
         answer = exchange.answer()
         if exchange.status is not None and exchange.status < 400:
             span.fields.update(_reported(answer))
-        if value is None and row is not None and row.charge == "none":
+        self.used = None
+        if value is None and row is not None and row.charge == "none" and not answer.content:
             return 0
         usage = answer.usage
-        estimated = usage is None or usage.input_tokens is None or usage.output_tokens is None
+        # Of a stream that was cut, what was reported at its beginning is not the whole.
+        cut = value is None and bool(answer.content)
+        estimated = cut or usage is None or None in {usage.input_tokens, usage.output_tokens}
         if estimated and self._asked.format is not None:
-            usage = Usage(
-                input_tokens=self._asked.input_estimate * 3 // 4,
-                output_tokens=len(answer.content) // 4,
+            usage = guessed(
+                self._run.tokens, self._asked.name, self._counted, usage, answer.content
             )
+        self.used = usage
         cost = None if usage is None else self._cost(usage)
         self._run.recorder.charge(
             span, usage, cost, provider=self._asked.provider, model=self._asked.name,
@@ -252,6 +278,16 @@ class HttpCall(StreamCall):
 
     def labelled(self, state: CallState, response: Response) -> Response:
         return response
+
+    def _size(self, piece: Any) -> int:
+        return len(piece)
+
+    def text_so_far(self) -> str:
+        return "" if self.exchange is None else self.exchange.answer().content
+
+    def output_cost(self, state: CallState, tokens: int) -> int | None:
+        cost = self._cost(Usage(input_tokens=0, output_tokens=tokens))
+        return None if cost is None else cost.nanousd
 
     def tape_value(self, value: Any) -> Any:
         exchange = self.exchange

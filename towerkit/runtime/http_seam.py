@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from towerkit.core.canonical import digest_of, sha256_hex
 from towerkit.core.errors import AttemptTimeout, CallRefused, StreamTruncated, UsageError
-from towerkit.runtime.guard import END, Deliver, Guard, Next, Raised, Sleep, Step, Try
+from towerkit.runtime.guard import Guard
 from towerkit.runtime.http_answer import Chunk, Exchange, HttpFailure, HttpStatus
 from towerkit.runtime.http_call import HttpCall, Sent, sent
 from towerkit.runtime.run import Run
+from towerkit.runtime.steps import END, Deliver, Next, Raised, Sleep, Step, Try
 
 if TYPE_CHECKING:
     from towerkit.runtime.tower import Tower

@@ -92,7 +92,6 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     body: Any = None
     max_tokens: int = UNLIMITED_TOKENS
     answers: int = 1
-    input_estimate: int = 0
 
 
 def asked(
@@ -123,7 +122,6 @@ def asked(
         stream=fields.get("stream") is True or "stream" in path.rpartition("/")[2].lower(),
         max_tokens=0 if known.verb == "embeddings" else _limit(fields),
         answers=_count(fields.get("n")) or _count(_config(fields).get("candidateCount")) or 1,
-        input_estimate=_letters(parsed) // 3 + 16,
     )  # fmt: skip
 
 
@@ -140,18 +138,6 @@ def _limit(fields: Json) -> int:
     places = (fields, _config(fields), _d(fields.get("inferenceConfig")))
     given = (_count(place.get(name)) for place in places for name in _MAX_TOKENS)
     return next((n for n in given if n is not None), UNLIMITED_TOKENS)
-
-
-def _letters(value: Any, key: str = "") -> int:
-    """Return how many characters of text a body has; an inlined file counts as 6,000."""
-    if isinstance(value, str):
-        inlined = len(value) > 6000 and (key in {"data", "file_data"} or value.startswith("data:"))
-        return 6000 if inlined else len(value)
-    if isinstance(value, dict):
-        return sum(len(k) + 4 + _letters(v, k) for k, v in value.items())
-    if isinstance(value, list):
-        return sum(1 + _letters(v) for v in value)
-    return 4
 
 
 def _parsed(body: bytes) -> Any:

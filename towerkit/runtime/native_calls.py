@@ -21,8 +21,9 @@ from towerkit.reliability.classify import Failure
 from towerkit.reliability.policy import CallState
 from towerkit.runtime.calls import ModelCall, ToolCall
 from towerkit.runtime.executor import Attempt
-from towerkit.runtime.guard import Guard, Steps
+from towerkit.runtime.guard import Guard
 from towerkit.runtime.native import plain, read_answer
+from towerkit.runtime.steps import Steps
 from towerkit.telemetry.recorder import OpenSpan
 
 if TYPE_CHECKING:

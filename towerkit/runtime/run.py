@@ -18,36 +18,31 @@ from towerkit.core.canonical import canonical_text, digest_of
 from towerkit.core.env import Env, uuid7
 from towerkit.core.errors import (
     ControlError,
-    OutputInvalid,
     StoreError,
     UsageError,
 )
 from towerkit.core.types import Message, Request, Response
+from towerkit.cost.budget import limits_of
 from towerkit.cost.ledger import NANO, ledger_of
+from towerkit.cost.tokens import TokenBook
 from towerkit.faults.plan import FaultPlan
 from towerkit.packs.committer import commit_later
 from towerkit.privacy.log import log
 from towerkit.reliability.classify import Failure, classify
-from towerkit.reliability.policy import CallState
-from towerkit.reliability.probe import get, is_a, text_of
+from towerkit.reliability.probe import is_a, text_of
 from towerkit.reliability.progress import Progress
 from towerkit.reliability.taxonomy import TAXONOMY
-from towerkit.runtime.calls import Call, ModelCall, StreamCall, ToolCall
+from towerkit.runtime.asking import Check, checked_steps, model_steps, tool_steps
+from towerkit.runtime.budgets import Budgets, Part, budgets_of
+from towerkit.runtime.call import Call
+from towerkit.runtime.calls import StreamCall
 from towerkit.runtime.control import control_of
 from towerkit.runtime.current import LIVE, OPEN, Open
 from towerkit.runtime.evidence import Evidence, evidence_of
 from towerkit.runtime.executor import Attempt, Executor, Live
-from towerkit.runtime.guard import (
-    Guard,
-    Raised,
-    Steps,
-    adrive,
-    adrive_stream,
-    drive,
-    drive_stream,
-)
 from towerkit.runtime.propagation import baggage_header, note_caller, read_traceparent
 from towerkit.runtime.step import Step
+from towerkit.runtime.steps import adrive, adrive_stream, drive, drive_stream
 from towerkit.telemetry.journal import Journal
 from towerkit.telemetry.recorder import OpenSpan, Recorder
 
@@ -55,14 +50,6 @@ if TYPE_CHECKING:
     from towerkit.packs.store import Pack
     from towerkit.runtime.tower import Tower
     from towerkit.telemetry.foreign import Place
-
-
-# Says what is wrong with an answer, in words for the model; None for a good one.
-Check = Callable[[Response], str | None]
-# How often a model is told so before the agent is.
-CORRECTIONS = 2
-
-_TOOL_STATES = {yes: CallState(operation="tool", idempotent=yes) for yes in (False, True)}
 
 
 class Run:
@@ -85,6 +72,7 @@ class Run:
         keep: bool = True,
         traceparent: str | None = None,
         baggage: Mapping[str, str] | None = None,
+        tenant: str | None = None,
     ) -> None:
         """Use `Tower.run`."""
         self._keep = keep
@@ -97,8 +85,9 @@ class Run:
         self._sealing: Future[None] | None = None
         self.result: Any = None
         self.error_class: str | None = None
-        limit = tower.budget_usd
+        limit = tower.budget.run.cost_usd
         self.ledger = ledger_of(None if limit is None else round(limit * NANO))
+        self.tokens = TokenBook()
         self._policy = tower.policy
         self.progress = Progress(
             max_repeats=tower.policy.max_repeats,
@@ -108,9 +97,11 @@ class Run:
         self._start_wall, self._start_mono = env.wall_ns(), env.mono_ns()
         self.deadline_ns = self._start_mono + round(self._policy.deadline_s * NANO)
         self.executor: Executor = executor or Live(env, FaultPlan(faults))
-        self._identity = self._describe(identity or {}, faults)
+        self.identity = self._describe(identity or {}, faults, tenant)
         self._source = {"kind": "live", **(source or {})}
-        purpose = digest_of([self._identity, self._source, task])
+        # What holds the budget beside the ledger; None where that does it alone.
+        self.budgets: Budgets | None = budgets_of(self, tower.budget, tower.shared_budgets)
+        purpose = digest_of([self.identity, self._source, task])
         bits = int.from_bytes(env.secret_bytes(10, purpose=f"run id {purpose}"), "big") >> 6
         self.run_id = uuid7(self._start_wall, bits)
         self.recorder = Recorder(
@@ -130,12 +121,14 @@ class Run:
         return Journal(tower.store.root, self.run_id, mode=tower.journal, durable=tower.durable)
 
     def _describe(
-        self, identity: Mapping[str, Any], faults: Sequence[Mapping[str, Any]]
-    ) -> dict[str, Any]:
+        self, identity: Mapping[str, Any], faults: Sequence[Mapping[str, Any]],
+        tenant: str | None,
+    ) -> dict[str, Any]:  # fmt: skip
         redactor = self.tower.redactor
-        told = redactor.value(dict(identity))
-        if redactor.capture == "off" and isinstance(told.get("case_id"), str):
-            told["case_id"] = redactor.name(told["case_id"])  # it may be a sentence
+        told = redactor.value({**identity, **({} if tenant is None else {"tenant": tenant})})
+        for key in ("case_id", "tenant") if redactor.capture == "off" else ():
+            if isinstance(told.get(key), str):
+                told[key] = redactor.name(told[key])  # it may be a sentence
         return {
             "service": self.tower.service,
             "scenario": redactor.name(self.name),
@@ -178,12 +171,15 @@ class Run:
             "parent_trace_id": self._caller and self._caller["trace_id"],
             "started_unix_ns": self._start_wall,
             "source": self._source,
-            "identity": self._identity,
+            "identity": self.identity,
             "clock": self.env.kind,
             "simulated": any(m.simulated for m in self.tower.models) or self.env.kind == "virtual",
             "seed": f"{self.env.seed:016x}",
-            "budget": {"limit_nanousd": self.ledger.limit},
+            "budget": self._budget(),
         }
+
+    def _budget(self) -> dict[str, Any]:
+        return {"limit_nanousd": self.ledger.limit, "plan": self.tower.budget.described()}
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None,
@@ -246,9 +242,10 @@ class Run:
             "error_class": self.error_class,
             "duration_ns": max(0, self.env.mono_ns() - self._start_mono),
             "budget": {
-                "limit_nanousd": self.ledger.limit,
+                **self._budget(),
                 "spent_nanousd": self.ledger.spent,
                 "unknown_charges": self.ledger.unknown_charges,
+                "estimates": self.tokens.errors(),
             },
         }
         journal = self.recorder.journal
@@ -369,6 +366,14 @@ class Run:
         """
         return Step(self, name, attributes)
 
+    def budget(self, name: str, **limits: float) -> Part:
+        """Return a step with limits of its own: `with run.budget("researcher", calls=5):`.
+
+        `limits` are those of `Limits`. What happens inside counts there and in everything around
+        it; a call that does not fit any of them raises `BudgetExceeded`.
+        """
+        return Part(self, name, limits_of(limits))
+
     # -- readings --------------------------------------------------------------------------------
 
     def now(self) -> datetime:
@@ -383,6 +388,10 @@ class Run:
     def new_id(self) -> str:
         """Return a fresh UUIDv7; recorded."""
         return str(self._read("id", "id", lambda: uuid7(self.env.wall_ns(), self.env.bits(74))))
+
+    def reading(self, name: str, read: Callable[[], Any]) -> Any:
+        """Return what `read` returns; recorded, so that a replay takes it from the tape."""
+        return self._read("random", name, read)
 
     def _read(self, kind: str, name: str, read: Callable[[], Any]) -> Any:
         _, path = self.here()
@@ -417,7 +426,8 @@ class Run:
         raised, with `e.tower` attached; `BudgetExceeded` or `DeadlineExceeded` when a control
         stopped the call; `OutputInvalid` when the third answer does not pass either.
         """
-        steps = self._checked_steps(messages, tools, max_tokens, temperature, check)
+        request = _request(messages, tools, max_tokens, temperature)
+        steps = checked_steps(self, request, check)
         return drive(steps, self.executor, self.env)  # type: ignore[no-any-return]
 
     def tool(
@@ -438,8 +448,14 @@ class Run:
         objects that belong to a thread, such as SQLite connections). Raises what `fn` raises, or
         `AttemptTimeout`: the outcome of a tool that did not answer in time is unknown.
         """
-        steps = self._tool_steps(
-            fn, arguments, idempotent=idempotent, name=name, timeout_s=timeout_s, call_id=call_id
+        steps = tool_steps(
+            self,
+            fn,
+            arguments,
+            idempotent=idempotent,
+            name=name,
+            timeout_s=timeout_s,
+            call_id=call_id,
         )
         return drive(steps, self.executor, self.env)
 
@@ -453,7 +469,8 @@ class Run:
         check: Check | None = None,
     ) -> Response:
         """Do what `model` does, on an event loop."""
-        steps = self._checked_steps(messages, tools, max_tokens, temperature, check)
+        request = _request(messages, tools, max_tokens, temperature)
+        steps = checked_steps(self, request, check)
         return await adrive(steps, self.executor, self.env)  # type: ignore[no-any-return]
 
     async def atool(
@@ -470,8 +487,14 @@ class Run:
 
         Without `timeout_s` the policy's time-out of an attempt holds.
         """
-        steps = self._tool_steps(
-            fn, arguments, idempotent=idempotent, name=name, timeout_s=timeout_s, call_id=call_id
+        steps = tool_steps(
+            self,
+            fn,
+            arguments,
+            idempotent=idempotent,
+            name=name,
+            timeout_s=timeout_s,
+            call_id=call_id,
         )
         return await adrive(steps, self.executor, self.env)
 
@@ -489,7 +512,8 @@ class Run:
         that ends without its terminal event raises `StreamTruncated`, whatever the SDK says. An
         agent that stops reading ends the call as cancelled, charged for what came.
         """
-        steps = self._model_steps(messages, tools, max_tokens, temperature, stream=True)
+        request = _request(messages, tools, max_tokens, temperature)
+        steps = model_steps(self, request, stream=True)
         return drive_stream(steps, self.executor, self.env)
 
     def astream(
@@ -501,62 +525,9 @@ class Run:
         temperature: float | None = None,
     ) -> AsyncGenerator[str | Response, None]:
         """Do what `stream` does, on an event loop; the last item is the `Response`."""
-        steps = self._model_steps(messages, tools, max_tokens, temperature, stream=True)
+        request = _request(messages, tools, max_tokens, temperature)
+        steps = model_steps(self, request, stream=True)
         return adrive_stream(steps, self.executor, self.env)
-
-    def _checked_steps(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], max_tokens: int,
-        temperature: float | None, check: Check | None,
-    ) -> Steps:  # fmt: skip
-        for _ in range(1 + CORRECTIONS):
-            answer = yield from self._model_steps(messages, tools, max_tokens, temperature)
-            if type(answer) is Raised:
-                return answer
-            problem = None if check is None or answer.tool_calls else check(answer)
-            if problem is None:
-                return answer
-            correction = f"That answer is not valid: {problem}. Answer again, without this error."
-            messages = [
-                *messages, answer.as_message(), {"role": "user", "content": correction},
-            ]  # fmt: skip
-        raise OutputInvalid(
-            f"expected an answer that passes its check, got {1 + CORRECTIONS} that do not: "
-            f"{problem}",
-            answer=answer,
-        )
-
-    def _model_steps(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], max_tokens: int,
-        temperature: float | None, *, stream: bool = False,
-    ) -> Steps:  # fmt: skip
-        models = self.tower.models
-        if not models:
-            raise UsageError("this tower has no models: give Tower(models=[…])")
-        request = Request(
-            messages=tuple(messages), tools=tuple(tools), max_tokens=max_tokens,
-            temperature=temperature,
-        )  # fmt: skip
-        rest = {"tools": tools, "max_tokens": max_tokens, "temperature": temperature}
-        self.recorder.learn(tools)
-        shown = [self.recorder.content(message) for message in messages]
-        digest = self.recorder.request_of(shown, rest)
-        call = (StreamCall if stream else ModelCall)(
-            self, request, digest, shown=() if None in shown else shown
-        )  # fmt: skip
-        guard = Guard(self, call, self.tower.model_state, digest)
-        return guard.steps(name=f"chat {models[0].name}", operation="chat")
-
-    def _tool_steps(
-        self, fn: Callable[..., Any], arguments: Mapping[str, Any] | None, *, idempotent: bool,
-        name: str | None, timeout_s: float | None, call_id: str | None,
-    ) -> Steps:  # fmt: skip
-        own = get(fn, "__name__") if name is None else name
-        tool_name = self.recorder.redactor.name(own) if type(own) is str and own else "tool"
-        args = {} if arguments is None else dict(arguments)
-        digest = self.recorder.content({"tool": tool_name, "arguments": args}) or "0" * 32
-        call = ToolCall(self, fn, args, tool_name, digest, timeout_s, call_id)
-        guard = Guard(self, call, _TOOL_STATES[bool(idempotent)], digest)
-        return guard.steps(name=f"execute_tool {tool_name}", operation="execute_tool")
 
     # -- for the guard ---------------------------------------------------------------------------
 
@@ -587,6 +558,16 @@ class Run:
     def record_reading(self, kind: str, name: str, *, value: Any) -> None:
         """Write a reading that was not the agent's, such as a refusal of the retry budget."""
         self._reading(kind, name, self.recorder.content(value), self.env.mono_ns())
+
+
+def _request(
+    messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], max_tokens: int,
+    temperature: float | None,
+) -> Request:  # fmt: skip
+    return Request(
+        messages=tuple(messages), tools=tuple(tools), max_tokens=max_tokens,
+        temperature=temperature,
+    )  # fmt: skip
 
 
 def _iso(unix_ns: int) -> str:

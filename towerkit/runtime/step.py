@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from towerkit.core.errors import UsageError
+from towerkit.cost.budget import Chain
 from towerkit.runtime.current import OPEN, Open
 from towerkit.telemetry.recorder import OpenSpan
 
@@ -42,8 +43,12 @@ class Step:
         span.attributes = self._attributes
         run.recorder.soon()
         inside = f"{path}/{span.name}" if path else span.name  # redacted: it is on the tape too
-        self._token = OPEN.set(Open(run, span, inside, OPEN.get()))
+        self._token = OPEN.set(Open(run, span, inside, OPEN.get(), self.chain()))
         return self
+
+    def chain(self) -> Chain:
+        """Return the accounts that the step opens: none, where it has no limits of its own."""
+        return ()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None,

@@ -13,19 +13,23 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from towerkit.core.env import Env, SystemEnv
 from towerkit.core.errors import UsageError
 from towerkit.core.types import Model
+from towerkit.cost.budget import Limits
+from towerkit.cost.plan import Budget
 from towerkit.cost.prices import FREE
 from towerkit.packs.committer import wait_for_commits
 from towerkit.packs.signing import load_signer
 from towerkit.packs.store import Store
 from towerkit.privacy.keys import local_redactor
 from towerkit.privacy.redact import Redactor
-from towerkit.reliability.breaker import Breaker, Limits, RetryBudget
+from towerkit.reliability.breaker import Breaker, RetryBudget
+from towerkit.reliability.breaker import Limits as BreakerLimits
 from towerkit.reliability.policy import CallState, Policy
 from towerkit.runtime import decorators
 from towerkit.runtime.current import current_run
 from towerkit.runtime.executor import Executor
 from towerkit.runtime.propagation import targets
 from towerkit.runtime.run import Run
+from towerkit.runtime.shared_budgets import SharedBudgets, SqliteBudgets
 from towerkit.telemetry.journal import Mode
 from towerkit.telemetry.outbox import Outbox
 
@@ -50,9 +54,12 @@ def default_store() -> Path:
 class Tower:
     """One control plane for an agent's runs.
 
-    `models` is the fallback chain, first choice first. `budget_usd` limits each run; None is no
-    limit. `breaker` limits the circuit breakers, one a model and one a tool; `breakers` shares them
-    with other processes. `release` and `service` name what runs, for gates and drift. `journal`
+    `models` is the fallback chain, first choice first. `budget` limits runs, their tools, and what
+    all runs of a tenant, scenario, release or service use in an hour or a day; `budget_usd` is
+    short for a limit on each run's cost. `budgets` is where limits above the run are kept: by
+    default in a file of the store, shared by the processes of one machine (docs/budgets.md).
+    `breaker` limits the circuit breakers, one a model and one a tool; `breakers` shares them with
+    other processes. `release` and `service` name what runs, for gates and drift. `journal`
     says when a record is safe from a kill of the process: `sync` before the agent goes on,
     `grouped` within 50 ms, `off` when the run is sealed. `otel_exporter` is any OpenTelemetry
     `SpanExporter`: it gets each run's spans once the pack is sealed, on a thread of its own; with
@@ -71,6 +78,8 @@ class Tower:
         models: Sequence[Model] = (),
         policy: Policy | None = None,
         budget_usd: float | None = None,
+        budget: Budget | None = None,
+        budgets: SharedBudgets | None = None,
         service: str = "agent",
         release: str = "dev",
         git_commit: str | None = None,
@@ -79,7 +88,7 @@ class Tower:
         otel_content: bool = False,
         environment: Callable[[], Env] = SystemEnv,
         durable: bool = True,
-        breaker: Limits | None = None,
+        breaker: BreakerLimits | None = None,
         journal: Mode = "sync",
         breakers: RedisBreakers | None = None,
         baggage_to: Collection[str] = (),
@@ -91,6 +100,8 @@ class Tower:
             raise UsageError(
                 f"expected budget_usd as a positive amount in dollars, got {budget_usd}"
             )
+        if budget_usd is not None and budget is not None:
+            raise UsageError("expected budget_usd or budget, got both: put cost_usd into budget")
         root = Path(default_store() if store is None else store)
         signer = None if signing_key is None else load_signer(signing_key, store=root)
         self.store = Store(root, signer=signer)
@@ -106,12 +117,15 @@ class Tower:
         )
         self.policy = policy or Policy()
         self.policy_digest = self.policy.digest()
-        self.budget_usd = budget_usd
+        self.budget = budget or Budget(run=Limits(cost_usd=budget_usd))
+        self.shared_budgets: SharedBudgets | None = None
+        if self.budget.above:
+            self.shared_budgets = budgets or SqliteBudgets(root / "budgets.sqlite")
         self.service, self.release, self.git_commit = service, release, git_commit
         self.redactor = (redactor or local_redactor()).knowing(secrets)
         self.outbox = None if otel_exporter is None else Outbox(otel_exporter, content=otel_content)
         self.retry_budget = RetryBudget()
-        self._breaker_limits = breaker or Limits()
+        self._breaker_limits = breaker or BreakerLimits()
         self._breakers: dict[str, Breaker] = {}
         self.environment = environment
         self.durable = durable
@@ -143,17 +157,19 @@ class Tower:
         keep: bool = True,
         traceparent: str | None = None,
         baggage: Mapping[str, str] | None = None,
+        tenant: str | None = None,
     ) -> Run:
         """Return a new run of the agent `name` on `task` (JSON-able); enter it with `with`.
 
         `keep=False` writes no pack: a replay compares and leaves nothing behind. `traceparent` is
         the header of whoever asked for the run: kept as `parent_trace_id` and as a span link.
-        `baggage` goes out with calls to the services that `Tower(baggage_to=…)` names.
+        `baggage` goes out with calls to the services that `Tower(baggage_to=…)` names. `tenant` is
+        on whose behalf it runs: for limits above the run, and costs by tenant.
         """
         return Run(
             self, name, task=task, env=env or self.environment(), faults=faults,
             identity=identity, source=source, executor=executor, keep=keep,
-            traceparent=traceparent, baggage=baggage,
+            traceparent=traceparent, baggage=baggage, tenant=tenant,
         )  # fmt: skip
 
     @property

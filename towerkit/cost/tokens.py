@@ -1,0 +1,207 @@
+"""How many tokens a request has before it is sent, and an answer that was cut.
+
+Rule: offline. A bound is never too low: a tokenizer of bytes makes at most one token a byte, and
+what a provider has counted of the same conversation is exact. An estimate is the best guess, and
+how far guesses were off is reported.
+
+    known                                     bound                        estimate
+    nothing                                   a token a byte               a token in 3.6 bytes
+    a tokenizer (extra `tokens`)              its count, and the frame     its count
+    the provider's count of a beginning       that, and the rest's bound   that, and the rest's
+
+Not in the bound: what a provider adds of its own beyond `FRAME` and `TOOLS_FRAME`, and pictures and
+files, which count as `ATTACHED` each: their tokens are not those of their bytes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import Any
+
+import msgspec
+
+from towerkit.core.canonical import canonical_json
+from towerkit.core.types import Usage
+
+FRAME = 16  # what surrounds a conversation
+TOOLS_FRAME = 700  # the prompt some providers add when there are tools: 264 to 675 tokens
+MESSAGE = 8  # what surrounds a message, where its text is counted without its JSON
+ATTACHED = 6_000
+INLINED_FROM = 6_000  # characters: shorter ones count as text
+BYTES_A_TOKEN = 3.6  # English prose and JSON in today's vocabularies of 100,000 to 200,000
+_ATTACHMENTS = frozenset(
+    {"image_url", "input_image", "image", "file", "input_file", "document", "input_audio"}
+)
+
+# The encodings of models by the start of their names; the first that fits. From OpenAI's own table.
+ENCODINGS = (
+    ("gpt-oss", "o200k_harmony"), ("gpt-4o", "o200k_base"), ("gpt-4.1", "o200k_base"),
+    ("gpt-5", "o200k_base"), ("o1", "o200k_base"), ("o3", "o200k_base"), ("o4", "o200k_base"),
+    ("gpt-4", "cl100k_base"), ("gpt-3.5", "cl100k_base"), ("text-embedding-3", "cl100k_base"),
+)  # fmt: skip
+
+_DATA = frozenset({"data", "file_data"})
+
+Counter = Callable[[str], int]
+
+
+@cache
+def counter(model: str) -> Counter | None:
+    """Return what counts the tokens of a text for `model`, exactly; None where nothing does."""
+    encoding = next((e for start, e in ENCODINGS if model.startswith(start)), None)
+    if encoding is None:
+        return None
+    try:
+        import toktok  # noqa: PLC0415  an extra
+    except ImportError:
+        return None
+
+    def count(text: str) -> int:
+        found: int = toktok.batch_count([text], encoding, threads=1)[0]
+        return found
+
+    return count
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A request as its tokens are counted: its messages, their digests, and the JSON of the rest.
+
+    Without digests no two requests are known to begin alike. `tools` says whether it has any.
+    """
+
+    messages: Sequence[Any] = ()
+    shown: tuple[str, ...] = ()
+    rest: bytes = b""
+    tools: bool = False
+
+
+class _Seen(msgspec.Struct, frozen=True):
+    shown: tuple[str, ...]
+    rest: bytes
+    tokens: int
+
+
+class TokenBook:
+    """What a run has learnt of its models' tokens, and how far its estimates were off."""
+
+    def __init__(self) -> None:
+        """Start with nothing known."""
+        self._lock = threading.Lock()
+        self._seen: dict[str, _Seen] = {}
+        self._ratio: dict[str, tuple[int, int]] = {}  # bytes and tokens of answers
+        self._errors = {"input": [0.0, 0], "output": [0.0, 0]}
+
+    def bound(self, model: str, asked: Asked) -> int:
+        """Return a number of input tokens that `model` will not pass."""
+        known, start = self._known(model, asked)
+        count = counter(model)
+        total = known + sum(_most(m, count) for m in asked.messages[start:])
+        if start:
+            return total
+        return total + FRAME + len(asked.rest) + (TOOLS_FRAME if asked.tools else 0)
+
+    def estimate(self, model: str, asked: Asked) -> int:
+        """Return the most likely number of input tokens."""
+        known, start = self._known(model, asked)
+        count = counter(model)
+        rest = sum(_likely(m, count) for m in asked.messages[start:])
+        return known + rest + (0 if start else round(len(asked.rest) / BYTES_A_TOKEN))
+
+    def text(self, model: str, text: str) -> int:
+        """Return the most likely number of tokens of an answer's text."""
+        count = counter(model)
+        if count is not None:
+            return count(text)
+        size = len(text.encode("utf-8", "replace"))
+        seen, tokens = self._ratio.get(model, (0, 0))
+        # What was seen outweighs the rule of thumb from a few sentences on.
+        return round(size * (tokens + 100) / (seen + 100 * BYTES_A_TOKEN))
+
+    def observed(self, model: str, asked: Asked, usage: Usage, answer: str) -> None:
+        """Learn from a whole answer: what the provider counted."""
+        if usage.input_tokens is not None and asked.shown:
+            self._off("input", self.estimate(model, asked), usage.input_tokens)
+            with self._lock:
+                self._seen[model] = _Seen(asked.shown, asked.rest, usage.input_tokens)
+        said = (usage.output_tokens or 0) - (usage.reasoning_tokens or 0)
+        if said > 0 and answer:
+            self._off("output", self.text(model, answer), said)
+            size = len(answer.encode("utf-8", "replace"))
+            with self._lock:
+                seen, tokens = self._ratio.get(model, (0, 0))
+                self._ratio[model] = (seen + size, tokens + said)
+
+    def errors(self) -> dict[str, Any]:
+        """Return how far estimates were off, as the manifest keeps it."""
+        with self._lock:
+            return {
+                f"{side}_error": round(total / n, 4) if n else None
+                for side, (total, n) in self._errors.items()
+            }
+
+    def _known(self, model: str, asked: Asked) -> tuple[int, int]:
+        """Return the tokens of the longest beginning that was counted, and its messages."""
+        seen = self._seen.get(model)
+        if seen is None or seen.rest != asked.rest:
+            return 0, 0
+        n = len(seen.shown)
+        return (seen.tokens, n) if n and asked.shown[:n] == seen.shown else (0, 0)
+
+    def _off(self, side: str, guess: int, truth: int) -> None:
+        with self._lock:
+            total, n = self._errors[side]
+            self._errors[side] = [total + abs(guess - truth) / max(1, truth), n + 1]
+
+
+def _text_of(message: Any) -> str | None:
+    """Return the text of a message that is nothing but a text."""
+    if type(message) is not dict or not message.keys() <= {"role", "content"}:
+        return None
+    content = message.get("content")
+    return content if type(content) is str else None
+
+
+def _most(message: Any, count: Counter | None) -> int:
+    text = None if count is None else _text_of(message)
+    if text is not None and count is not None:
+        return count(text) + MESSAGE
+    return _text_bytes(message) + MESSAGE + ATTACHED * _attached(message)
+
+
+def _likely(message: Any, count: Counter | None) -> int:
+    text = _text_of(message)
+    if text is None:
+        return round(_text_bytes(message) / BYTES_A_TOKEN) + ATTACHED // 4 * _attached(message)
+    if count is not None:
+        return count(text) + 4
+    return round(len(text.encode("utf-8", "replace")) / BYTES_A_TOKEN) + 4
+
+
+def _text_bytes(message: Any) -> int:
+    """Return the bytes of a message's JSON without the files that are inlined in it."""
+    return len(canonical_json(message)) - sum(_inlined(message))
+
+
+def _attached(message: Any) -> int:
+    """Return how many pictures and files a message has, inlined or given by their address."""
+    parts = message.get("content") if type(message) is dict else None
+    kinds = (
+        [part.get("type") for part in parts if type(part) is dict] if type(parts) is list else []
+    )
+    named = sum(type(kind) is str and kind in _ATTACHMENTS for kind in kinds)
+    return max(named, len(list(_inlined(message))))
+
+
+def _inlined(value: Any, key: str = "", depth: int = 0) -> Iterator[int]:
+    """Yield the length of each file that is inlined in JSON-able data."""
+    if type(value) is str:
+        if len(value) > INLINED_FROM and (key in _DATA or value.startswith("data:")):
+            yield len(value)
+    elif type(value) is dict and depth < 8:
+        for name, part in value.items():
+            yield from _inlined(part, name, depth + 1)
+    elif type(value) is list and depth < 8:
+        for part in value:
+            yield from _inlined(part, key, depth + 1)
