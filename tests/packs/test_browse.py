@@ -6,7 +6,7 @@ import pytest
 
 from towerkit import Store, Tower
 from towerkit.core.env import VirtualEnv
-from towerkit.core.errors import SelectionError
+from towerkit.core.errors import SelectionError, UsageError
 from towerkit.packs.browse import Runs, Tree
 
 EVIL = "<script>alert(1)</script>\x1b[31m"
@@ -66,6 +66,15 @@ def test_a_tree_is_indented_and_failures_are_marked(tower):
     assert any(line.endswith("error: agent_bug") or "error: tool" in line for line in lines)
     assert len(tree) == tower.runs[0].spans.height
     assert "salt" not in tower.runs[0].spans.columns
+
+
+def test_a_run_that_has_ended_shows_its_spans(tower):
+    """`run.spans` and `run.tree`; before its end there are none."""
+    env = VirtualEnv(9)
+    with tower.run("late", env=env) as run, pytest.raises(UsageError, match="has ended"):
+        _ = run.tree
+    assert run.spans.equals(run.pack.spans)
+    assert repr(run.tree).startswith("late ")
 
 
 def test_what_is_shown_is_cleaned_and_escaped(tower):

@@ -47,6 +47,9 @@ from towerkit.telemetry.journal import Journal
 from towerkit.telemetry.recorder import OpenSpan, Recorder
 
 if TYPE_CHECKING:
+    import polars as pl
+
+    from towerkit.packs.browse import Tree
     from towerkit.packs.store import Pack
     from towerkit.runtime.tower import Tower
     from towerkit.telemetry.foreign import Place
@@ -217,6 +220,22 @@ class Run:
         """
         self._wait()
         return self._pack
+
+    @property
+    def spans(self) -> pl.DataFrame:
+        """The spans of a run that has ended, in the order they started; see `Pack.spans`."""
+        return self._stored().spans
+
+    @property
+    def tree(self) -> Tree:
+        """The spans of a run that has ended, as a tree; see `Pack.tree`."""
+        return self._stored().tree
+
+    def _stored(self) -> Pack:
+        pack = self.pack
+        if pack is None:
+            raise UsageError("expected a run that has ended and was stored; see run.storage_error")
+        return pack
 
     @property
     def storage_error(self) -> StoreError | None:
