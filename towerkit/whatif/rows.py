@@ -1,0 +1,354 @@
+"""One recorded run under another world: its row, and what it does to what runs share.
+
+Rule: what happened before the record ends is certain, what comes after it is not. From the first
+call whose answer to the agent would be another on, the run's own code decides, and that is not in
+the record.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from towerkit.reliability.policy import Policy
+from towerkit.reliability.progress import Progress
+from towerkit.whatif.bounds import ZERO, Bounds, just, total
+from towerkit.whatif.money import Money
+from towerkit.whatif.record import Call, Record
+from towerkit.whatif.walk import CallWalk, Live, Walked
+from towerkit.whatif.world import Doubt, Spending, Touch, World, no_doubt
+
+Label = Literal["exact", "bounded", "unknown"]
+QUANTITIES = (
+    "cost_nanousd", "latency_ns", "calls_failed", "fallbacks", "budget_breach", "run_success",
+)  # fmt: skip
+LABELS: tuple[Label, ...] = ("exact", "bounded", "unknown")
+_SAME_NS = 1_000  # times that differ by less than a microsecond are one
+
+
+class Quantity(msgspec.Struct, frozen=True, kw_only=True):
+    """What one quantity of a run becomes: between `low` and `high` (None: no upper end is known).
+
+    `exact`: the record decides it. `bounded`: it lies in the interval, and `reason` says what
+    leaves it open. `unknown`: only a live run would tell; `low` and `high` are what is certain.
+    """
+
+    low: int
+    high: int | None
+    label: Label
+    reason: str | None = None
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One run's row.
+
+    `label` is the weakest of its quantities', `changed` says that anything differs from the
+    record, `live` the attempts that would have to be made to know more.
+    """
+
+    run_id: str
+    label: Label
+    reason: str | None
+    changed: bool
+    cost_nanousd: Quantity
+    latency_ns: Quantity
+    calls_failed: Quantity
+    fallbacks: Quantity
+    budget_breach: Quantity
+    run_success: Quantity
+    live: tuple[Live, ...] = ()
+
+    def quantity(self, name: str) -> Quantity:
+        """Return one of `QUANTITIES`."""
+        found: Quantity = getattr(self, name)
+        return found
+
+
+class RunWalk(msgspec.Struct, frozen=True, kw_only=True):
+    """A row, with what breakers and the retry budget of its tower see of the run.
+
+    `changed_at` is the time of the run from which on anything differs, None where nothing does.
+    """
+
+    row: Row
+    touches: tuple[Touch, ...]
+    spending: tuple[Spending, ...]
+    changed_at: int | None
+
+
+class _Done(msgspec.Struct, frozen=True):
+    """A call that was walked."""
+
+    call: Call
+    walked: Walked
+
+    def delta(self) -> Bounds:
+        """Return by how much longer it takes."""
+        took = self.walked.took
+        high = None if took.high is None else took.high - self.call.took_ns
+        return Bounds(took.low - self.call.took_ns, high)
+
+
+def walk_run(record: Record, world: World, doubt: Doubt = no_doubt) -> RunWalk:
+    """Return what a run becomes; `doubt` says what others leave undecided."""
+    policy = world.policy or record.policy
+    if policy is None:
+        return _unnamed(record, world)
+    return _RunWalk(record, world, policy, doubt).walk()
+
+
+def _unnamed(record: Record, world: World) -> RunWalk:
+    """Return the row of a run whose policy nobody names.
+
+    Its decisions stand where only prices were asked about and no budget could have stopped it.
+    """
+    money = Money(record, world.price_at_ns)
+    if world.chain is None and world.limit(record) is None:
+        cost = total([money.of_try(t) for c in record.calls for t in c.tries] + [money.loose()])
+        done = [_Done(c, _as_recorded(c)) for c in record.calls]
+        return RunWalk(row=_row(record, done, cost, None), touches=(), spending=(), changed_at=None)
+    why = "its pack names no policy: give the one that it ran under, or another, with --policy"
+    return RunWalk(
+        row=_left(record, [], ZERO, ZERO, why, (), limit=None), touches=(), spending=(),
+        changed_at=0,
+    )  # fmt: skip
+
+
+def _as_recorded(call: Call) -> Walked:
+    return Walked(
+        outcome="same", reason=None, took=just(call.took_ns), cost=ZERO,
+        fails=call.status == "error", breached=call.error_class == "budget_exceeded",
+        fell_back=any(t.then == "fallback" for t in call.tries), changed=False, touches=(),
+        spending=Spending(start=just(call.start_ns)), live=None,
+    )  # fmt: skip
+
+
+class _RunWalk:
+    """Walks the calls of a run in the order in which they began."""
+
+    def __init__(self, record: Record, world: World, policy: Policy, doubt: Doubt) -> None:
+        self._record, self._world, self._policy, self._doubt = record, world, policy, doubt
+        self._money = Money(record, world.price_at_ns)
+        self._parallel = record.parallel
+        self._done: list[_Done] = []
+        self._changed_at: int | None = None
+        self._progress = _Circles(record, policy)
+
+    def walk(self) -> RunWalk:
+        """Return the run's row and what it touches."""
+        for call in self._record.calls:
+            stopped = self._next(call)
+            if stopped is not None:
+                return stopped
+        costs = [d.walked.cost for d in self._done if d.call.guarded]
+        row = _row(self._record, self._done, total([*costs, self._money.loose()]), self._shift())
+        return self._walk_of(row, ())
+
+    def _next(self, call: Call) -> RunWalk | None:
+        """Walk one call; return the run's end where the record decides nothing after it."""
+        before = [d for d in self._done if d.call.end_ns <= call.start_ns]
+        shift = self._shift(before)
+        start = just(call.start_ns) + shift
+        if not call.guarded:
+            self._done.append(_Done(call, _as_recorded(call)))
+            return None
+        if call.read_clock and shift != ZERO:
+            why = f"before {call.name} the agent read the clock, which shows another time now"
+            return self._ends(before, why, start, after=call)
+        stop = self._progress.differs(call)
+        if stop is not None:
+            return self._ends(before, f"{call.name}: {stop}", start, after=call)
+        walked = self._walk_call(call, before, start)
+        if walked.changed and self._changed_at is None:
+            self._changed_at = start.low
+        if walked.outcome != "same":
+            before = [*before, _Done(call, walked)]
+            return self._ends(before, walked.reason or "", start, after=call)
+        self._done.append(_Done(call, walked))
+        return None
+
+    def _walk_call(self, call: Call, before: list[_Done], start: Bounds) -> Walked:
+        if call.error_class == "no_progress" and not call.tries:
+            return _as_recorded(call)
+        beside = [d for d in self._done if d.call.end_ns > call.start_ns]
+        held = [self._held(d) for d in beside]
+        return CallWalk(
+            call, self._record, self._world, self._policy, self._money, start=start,
+            spent=total([d.walked.cost for d in before]),
+            spent_then=sum(c.nanousd or 0 for d in before for t in d.call.tries for c in t.charges),
+            reserved=total(held) if held else ZERO, calm=self._changed_at is None,
+            doubt=self._doubt,
+        ).walk()  # fmt: skip
+
+    def _held(self, done: _Done) -> Bounds:
+        """Return what a call beside this one may hold of the budget: nothing yet, up to all."""
+        worst = [self._money.worst(done.call, t.key) for t in done.call.tries]
+        most = done.walked.cost.high
+        for one in worst:
+            most = None if one is None or one.high is None or most is None else most + one.high
+        return Bounds(0, most)
+
+    def _shift(self, before: list[_Done] | None = None) -> Bounds:
+        """Return by how much later things are after these calls.
+
+        What ran beside something else moves the end by its whole change at most, by nothing at
+        least.
+        """
+        deltas = [d.delta() for d in (self._done if before is None else before)]
+        return total([d.around_zero() for d in deltas] if self._parallel else deltas)
+
+    def _ends(self, done: list[_Done], reason: str, at: Bounds, *, after: Call) -> RunWalk:
+        """Return the run that leaves its record at `after`."""
+        if self._changed_at is None:
+            self._changed_at = at.low
+        costs = total([d.walked.cost for d in done if d.call.guarded])
+        lasted = at.low + (done[-1].walked.took.low if done and done[-1].call is after else 0)
+        live = tuple(d.walked.live for d in done if d.walked.live is not None)
+        limit = self._world.limit(self._record)
+        row = _left(self._record, done, costs, just(lasted), reason, live, limit=limit)
+        maybe = tuple(
+            Touch(
+                key=f"{call.operation}:{t.key}", start=just(t.start_ns), end=just(t.end_ns),
+                failed=True, certain=False,
+            )
+            for call in self._record.calls if call.start_ns >= after.start_ns and call is not after
+            for t in call.tries
+        )  # fmt: skip
+        known = {id(d.call) for d in done}
+        self._done = done + [d for d in self._done if id(d.call) not in known]
+        return self._walk_of(row, maybe)
+
+    def _walk_of(self, row: Row, maybe: tuple[Touch, ...]) -> RunWalk:
+        touches = tuple(t for d in self._done for t in d.walked.touches)
+        return RunWalk(
+            row=msgspec.structs.replace(row, changed=self._changed_at is not None),
+            touches=touches + maybe, spending=tuple(d.walked.spending for d in self._done),
+            changed_at=self._changed_at,
+        )  # fmt: skip
+
+
+class _Circles:
+    """Whether another limit of steps or repeats would stop the agent elsewhere."""
+
+    def __init__(self, record: Record, policy: Policy) -> None:
+        old = record.policy
+        self._bodies = record.bodies
+        limits = ("max_steps", "max_repeats", "max_stale")
+        self._same = old is not None and all(getattr(old, n) == getattr(policy, n) for n in limits)
+        self._stale = old is None or old.max_stale != policy.max_stale
+        self._progress = Progress(
+            max_repeats=policy.max_repeats, max_steps=policy.max_steps, max_stale=policy.max_stale
+        )
+
+    def differs(self, call: Call) -> str | None:
+        """Return why a call would be stopped, or would not, other than it was; None if as then."""
+        if self._same:
+            return None
+        tool, request = call.operation == "tool", call.request or ""
+        circling = self._progress.before(request, tool=tool)
+        was = call.error_class == "no_progress"
+        if circling is not None and not was:
+            return f"it is not made: {circling}"
+        if circling is None and was:
+            return "it was stopped for want of progress, and goes on now"
+        if tool:
+            self._progress.after(request, call.tries[-1].answer if call.status == "ok" else None)
+        elif call.status == "ok" and call.tries:
+            self._said(call)
+        return None
+
+    def _said(self, call: Call) -> None:
+        asked = self._bodies.get(call.request or "")
+        answer = self._bodies.get(call.tries[-1].answer or "")
+        if asked is None or answer is None:
+            return  # nothing is kept: nor could the guard compare what the agent was shown
+        said = msgspec.json.decode(answer)
+        said = said.get("response", said) or {}
+        calls = [(c["name"], c["arguments"]) for c in said.get("tool_calls") or ()]
+        shown = msgspec.json.decode(asked).get("messages") or []
+        self._progress.said(shown, msgspec.json.encode([said.get("content"), calls]))
+
+
+# -- rows ------------------------------------------------------------------------------------------
+
+
+def _row(record: Record, done: list[_Done], cost: Bounds, shift: Bounds | None) -> Row:
+    """Return the row of a run that stays on its record to the end."""
+    walked = [d.walked for d in done]
+    count = {
+        "calls_failed": sum(bool(w.fails) for w in walked),
+        "fallbacks": sum(w.fell_back for w in walked),
+        "budget_breach": int(any(w.breached for w in walked)),
+        "run_success": int(record.status == "completed"),
+    }
+    exact = {n: Quantity(low=v, high=v, label="exact") for n, v in count.items()}
+    return _labelled(record.run_id, None, (), {
+        "cost_nanousd": _money(cost), "latency_ns": _time(record, shift), **exact,
+    })  # fmt: skip
+
+
+def _money(cost: Bounds) -> Quantity:
+    if cost.high is None:
+        why = "a charge has no known price, or the size of its request is not in the record"
+        return Quantity(low=cost.low, high=None, label="unknown", reason=why)
+    if cost.low == cost.high:
+        return Quantity(low=cost.low, high=cost.high, label="exact")
+    why = "a request that would be cut is charged for its size, from which redaction took something"
+    return Quantity(low=cost.low, high=cost.high, label="bounded", reason=why)
+
+
+def _time(record: Record, shift: Bounds | None) -> Quantity:
+    if not record.timed:
+        return Quantity(low=0, high=None, label="unknown", reason="its source had no times")
+    took = just(record.took_ns) + (shift or ZERO)
+    if took.high is None:
+        return Quantity(low=max(0, took.low), high=None, label="unknown", reason="a wait is open")
+    if took.high - took.low <= _SAME_NS:
+        return Quantity(low=took.low, high=took.high, label="exact")
+    why = (
+        "calls overlap: how much of a change reaches the end is not in the record"
+        if record.parallel
+        else "the jitter of a wait that was not made then may be anything the policy allows"
+    )
+    return Quantity(low=max(0, took.low), high=took.high, label="bounded", reason=why)
+
+
+def _left(
+    record: Record, done: list[_Done], cost: Bounds, lasted: Bounds, reason: str,
+    live: tuple[Live, ...], *, limit: int | None,
+) -> Row:  # fmt: skip
+    """Return the row of a run that leaves its record: what is certain so far, and what bounds it.
+
+    The ledger bounds what a run may cost; nothing that is recorded bounds what else its agent does.
+    """
+    walked = [d.walked for d in done]
+    most = None if limit is None or cost.high is None else max(limit, cost.high)
+    breached = any(w.breached for w in walked)
+    no_limit = limit is None
+
+    def open_(low: int, high: int | None = None) -> Quantity:
+        return Quantity(low=low, high=high, label="unknown", reason=reason)
+
+    spent = Quantity(
+        low=cost.low, high=most, label="unknown" if most is None else "bounded",
+        reason=reason if most is None else f"{reason}; its budget bounds what it may cost",
+    )  # fmt: skip
+    breach = open_(0, 1)
+    if breached or no_limit:
+        breach = Quantity(low=int(breached), high=int(breached), label="exact")
+    return _labelled(record.run_id, reason, live, {
+        "cost_nanousd": spent,
+        "latency_ns": open_(lasted.low if record.timed else 0),
+        "calls_failed": open_(sum(bool(w.fails) for w in walked)),
+        "fallbacks": open_(sum(w.fell_back for w in walked)),
+        "budget_breach": breach, "run_success": open_(0, 1),
+    })  # fmt: skip
+
+
+def _labelled(
+    run_id: str, reason: str | None, live: tuple[Live, ...], found: dict[str, Quantity]
+) -> Row:
+    label = max((q.label for q in found.values()), key=LABELS.index)
+    why = reason or next((q.reason for q in found.values() if q.label == label), None)
+    return Row(run_id=run_id, label=label, reason=why, changed=False, live=live, **found)
