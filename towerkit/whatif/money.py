@@ -95,6 +95,14 @@ class Money:
         high = self._priced(call, key, size.high, size.max_tokens)
         return ZERO if low is None or high is None else Bounds(low, high)
 
+    def reserved(self, call: Call) -> bool:
+        """Return whether no recorded attempt of a call was charged more than is reserved for it."""
+        for tried in call.tries:
+            worst, cost = self.worst(call, tried.key), self.of_try(tried)
+            if cost.high is None or worst is None or worst.high is None or cost.low > worst.high:
+                return False
+        return True
+
     def of_cut(self, call: Call, key: str) -> Bounds:
         """Return what an attempt is charged that is cut before it answers: its estimated input."""
         if call.operation == "tool":

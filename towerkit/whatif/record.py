@@ -58,8 +58,9 @@ class Try(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """A recorded refusal of a breaker: after how many attempts of the call, why, for how long."""
+    """A recorded refusal of a breaker: when, after how many attempts of the call, why, how long."""
 
+    at_ns: int
     after: int
     error_class: str
     wait_s: float
@@ -95,6 +96,13 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     def end_ns(self) -> int:
         """When it ended."""
         return self.start_ns + self.took_ns
+
+    @property
+    def due_ns(self) -> tuple[int, ...]:
+        """When attempts were due, in order: those that were made and those that were refused."""
+        made = [(t.start_ns, i, 1) for i, t in enumerate(self.tries)]
+        refused = [(r.at_ns, r.after, 0) for r in self.refusals]
+        return tuple(at for at, _, _ in sorted(made + refused, key=lambda due: due[1:]))
 
     @property
     def interrupted(self) -> bool:
@@ -243,8 +251,8 @@ class _Reading:
                 self._try(row, then[i] if i < len(then) else None) for i, row in enumerate(rows)
             ),
             refusals=tuple(
-                Refusal(after, why, waits[i] if i < len(waits) else 0.0)
-                for i, (after, why) in enumerate(refused)
+                Refusal(waits[i][0], after, why, waits[i][1])
+                for i, (after, why) in enumerate(refused) if i < len(waits)
             ),
             renewed=fresh, read_clock=read,
         )  # fmt: skip
@@ -273,10 +281,14 @@ class _Reading:
     def _offset(self, span: Mapping[str, Any]) -> int:
         return int(span["start_unix_ns"]) - self._began_ns
 
-    def _waits(self, call_id: str) -> list[float]:
-        """Return the waits that breakers asked for, in order: what the tape kept of refusals."""
-        bodies = (self._bodies.get(row["response_digest"]) for row in self._taped.get(call_id, ()))
-        return [float(msgspec.json.decode(b).get("wait_s", 0.0)) for b in bodies if b is not None]
+    def _waits(self, call_id: str) -> list[tuple[int, float]]:
+        """Return when breakers refused and the waits they asked for: what the tape kept of it."""
+        found = []
+        for row in self._taped.get(call_id, ()):
+            body = self._bodies.get(row["response_digest"])
+            wait = 0.0 if body is None else float(msgspec.json.decode(body).get("wait_s", 0.0))
+            found.append((row["start_offset_ns"], wait))
+        return found
 
 
 def _key(span: Mapping[str, Any], model: str | None) -> str:

@@ -11,8 +11,10 @@ from typing import Literal
 
 import msgspec
 
+from towerkit.cost.ledger import NANO
 from towerkit.reliability.policy import Policy
 from towerkit.reliability.progress import Progress
+from towerkit.reliability.taxonomy import TAXONOMY
 from towerkit.whatif.bounds import ZERO, Bounds, just, total
 from towerkit.whatif.money import Money
 from towerkit.whatif.record import Call, Record
@@ -143,7 +145,7 @@ class _RunWalk:
                 return stopped
         costs = [d.walked.cost for d in self._done if d.call.guarded]
         row = _row(self._record, self._done, total([*costs, self._money.loose()]), self._shift())
-        return self._walk_of(row, ())
+        return self._walk_of(row, (), ())
 
     def _next(self, call: Call) -> RunWalk | None:
         """Walk one call; return the run's end where the record decides nothing after it."""
@@ -206,24 +208,57 @@ class _RunWalk:
         lasted = at.low + (done[-1].walked.took.low if done and done[-1].call is after else 0)
         live = tuple(d.walked.live for d in done if d.walked.live is not None)
         limit = self._world.limit(self._record)
-        row = _left(self._record, done, costs, just(lasted), reason, live, limit=limit)
-        maybe = tuple(
-            Touch(
-                key=f"{call.operation}:{t.key}", start=just(t.start_ns), end=just(t.end_ns),
-                failed=True, certain=False,
-            )
-            for call in self._record.calls if call.start_ns >= after.start_ns and call is not after
-            for t in call.tries
+        row = _left(
+            self._record, done, costs, just(lasted), reason, live, limit=limit,
+            held=all(self._money.reserved(call) for call in self._record.calls),
         )  # fmt: skip
         known = {id(d.call) for d in done}
         self._done = done + [d for d in self._done if id(d.call) not in known]
-        return self._walk_of(row, maybe)
+        return self._walk_of(row, self._undecided(at.low, after), self._unasked(at.low, after))
 
-    def _walk_of(self, row: Row, maybe: tuple[Touch, ...]) -> RunWalk:
+    def _undecided(self, since: int, after: Call) -> tuple[Touch, ...]:
+        """Return what of the record is left, as attempts that may come until the deadline."""
+        until = max(round(self._policy.deadline_s * NANO), self._record.took_ns, since + 1)
+        keys = [(after.operation, d.model, since, since) for d in self._live()]
+        keys += [
+            (call.operation, t.key, max(since, t.start_ns), max(since, t.end_ns))
+            for call in self._left_of(after) for t in call.tries
+        ]  # fmt: skip
+        return tuple(
+            Touch(
+                key=f"{operation}:{key}", start=Bounds(since, start), end=Bounds(end, until),
+                outcome="failure", certain=False,
+            )
+            for operation, key, start, end in keys
+        )  # fmt: skip
+
+    def _unasked(self, since: int, after: Call) -> tuple[Spending, ...]:
+        """Return the calls that are left as the retry budget may see them: retries, no success."""
+        return tuple(
+            Spending(
+                start=just(max(since, call.start_ns)),
+                retries=tuple(
+                    (just(max(since, t.end_ns)), TAXONOMY[t.failure.error_class].retry_cost)
+                    for t in call.tries if t.failure is not None
+                ),
+            )
+            for call in self._left_of(after)
+        )  # fmt: skip
+
+    def _left_of(self, after: Call) -> list[Call]:
+        return [c for c in self._record.calls if c.start_ns >= after.start_ns and c is not after]
+
+    def _live(self) -> list[Live]:
+        return [d.walked.live for d in self._done if d.walked.live is not None]
+
+    def _walk_of(
+        self, row: Row, maybe: tuple[Touch, ...], unasked: tuple[Spending, ...]
+    ) -> RunWalk:
         touches = tuple(t for d in self._done for t in d.walked.touches)
         return RunWalk(
             row=msgspec.structs.replace(row, changed=self._changed_at is not None),
-            touches=touches + maybe, spending=tuple(d.walked.spending for d in self._done),
+            touches=touches + maybe,
+            spending=tuple(d.walked.spending for d in self._done) + unasked,
             changed_at=self._changed_at,
         )  # fmt: skip
 
@@ -316,14 +351,16 @@ def _time(record: Record, shift: Bounds | None) -> Quantity:
 
 def _left(
     record: Record, done: list[_Done], cost: Bounds, lasted: Bounds, reason: str,
-    live: tuple[Live, ...], *, limit: int | None,
+    live: tuple[Live, ...], *, limit: int | None, held: bool = True,
 ) -> Row:  # fmt: skip
     """Return the row of a run that leaves its record: what is certain so far, and what bounds it.
 
-    The ledger bounds what a run may cost; nothing that is recorded bounds what else its agent does.
+    The ledger bounds what a run may cost, if its reservations `held` what attempts were charged;
+    nothing that is recorded bounds what else the agent does.
     """
     walked = [d.walked for d in done]
-    most = None if limit is None or cost.high is None else max(limit, cost.high)
+    bounded = limit is not None and cost.high is not None and held
+    most = max(limit or 0, cost.high or 0) if bounded else None
     breached = any(w.breached for w in walked)
     no_limit = limit is None
 

@@ -1,8 +1,10 @@
 """What runs share: breakers and the retry budget. Where others decide, a row says so.
 
 Rule: until the first change, the record stands, refusals included. After it, a breaker has no say
-where even a walk in which every undecided attempt failed does not open it; else nobody knows, and
-every attempt on its key from then on is left open. The same holds for the retry budget.
+where even a walk in which every undecided attempt fails does not open it, nor where nothing has
+failed for as long as it stays open. Elsewhere an attempt on its key is left open. The retry budget
+is taken the same way. An undecided run is taken to make as many attempts as its record has left,
+at any time until its deadline.
 
 The runs of one service and release are taken to share a tower. Where their record contradicts that
 (an attempt was made that a shared breaker would have refused), each run is taken alone.
@@ -15,33 +17,50 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-from towerkit.reliability.breaker import Breaker, Limits, Permit, Refusal, RetryBudget
+from towerkit.reliability.breaker import NS, Breaker, Limits, Permit, Refusal, RetryBudget
 from towerkit.whatif.bounds import Bounds, just
 from towerkit.whatif.record import Record
 from towerkit.whatif.rows import RunWalk, walk_run
 from towerkit.whatif.world import Doubt, Spending, Touch, World
 
 _NEVER = 1 << 63  # nanoseconds: later than anything
-_ROUNDS = 20  # of widening what is doubted; each leaves more open, so it ends
+_ROUNDS = 40  # of widening what is doubted; each leaves more open, so it ends
+_ALWAYS = (0, _NEVER)
+_RETRIES = "the retry budget"
+
+_Event = tuple[int, int, int, Touch, int]  # time, 0 its end or 1 its start, number, the attempt
+# and when its run began
+Times = tuple[int, int]  # from and until when, nanoseconds since 1970
 
 
 class _Doubts(msgspec.Struct):
-    """From when on (nanoseconds since 1970) it is open what others do, by key; None: retries."""
+    """When it is open what others do, by key: within these times."""
 
-    since: dict[str | None, int]
+    times: dict[str, set[Times]]
 
     def of(self, record: Record) -> Doubt:
         """Return what the walk of one run asks."""
+        began = record.started_ns
 
         def doubt(key: str | None, at: Bounds) -> str | None:
-            since = self.since.get(key, _NEVER)
-            if at.high is not None and record.started_ns + at.high < since:
+            low, high = began + at.low, _NEVER if at.high is None else began + at.high
+            times = self.times.get(_RETRIES if key is None else key, ())
+            if not any(since <= high and low < until for since, until in times):
                 return None
             if key is None:
                 return "whether the retry budget grants a retry depends on other calls"
             return f"whether the breaker of {key} lets it through depends on other calls"
 
         return doubt
+
+    def widen(self, more: dict[str, set[Times]]) -> bool:
+        """Take `more` in; return whether any of it is new."""
+        new = False
+        for key, times in more.items():
+            known = self.times.setdefault(key, set())
+            new = new or not times <= known
+            known |= times
+        return new
 
 
 def walk_runs(
@@ -65,41 +84,86 @@ def walk_runs(
 
 def _walk_part(records: list[Record], world: World) -> list[RunWalk]:
     """Walk runs that share a tower, leaving open more and more until nothing new is in doubt."""
-    doubts = _Doubts(since={})
+    doubts = _Doubts(times={})
     walks = [walk_run(r, world) for r in records]
     for _ in range(_ROUNDS):
-        found = _doubted(records, walks)
-        if all(doubts.since.get(key, _NEVER) <= since for key, since in found.items()):
+        if not doubts.widen(_doubted(records, walks)):
             return walks
-        for key, since in found.items():
-            doubts.since[key] = min(since, doubts.since.get(key, _NEVER))
         walks = [walk_run(r, world, doubts.of(r)) for r in records]
-    raise AssertionError("each round leaves more open: it ends")
+    every = {key: {_ALWAYS} for key in doubts.times}
+    return [walk_run(r, world, _Doubts(times=every).of(r)) for r in records]
 
 
-def _doubted(records: Sequence[Record], walks: Sequence[RunWalk]) -> dict[str | None, int]:
-    """Return from when on others may decide, for each key where they may."""
+def _doubted(records: Sequence[Record], walks: Sequence[RunWalk]) -> dict[str, set[Times]]:
+    """Return when others may decide, for each key where they may."""
     changed = [r.started_ns + w.changed_at for r, w in zip(records, walks, strict=True)
                if w.changed_at is not None]  # fmt: skip
     if not changed:
         return {}
-    first = min(changed)
-    touches = _merged(records, [w.touches for w in walks])
-    limits = _limits(records)
-    doubted: dict[str | None, int] = {}
-    for key, at in _refused(touches, limits).items():
-        doubted[key] = max(first, at)
-    # What was refused then though nothing here explains it: others were calling as well.
+    first, limits = min(changed), _limits(records)
+    events = _merged(records, [w.touches for w in walks])
+    may_open = _refused(events, limits)
+    bad = _bad_times(events, limits)
+    doubted: dict[str, set[Times]] = defaultdict(set)
+    for key, at in _refused_then(records).items():
+        # By what is seen here, or by others that nobody here knows of.
+        if any(since <= at < until for since, until in bad.get(key, ())):
+            may_open[key] = min(at, may_open.get(key, _NEVER))
+        else:
+            doubted[key].add((first, _NEVER))
+    for key, since in may_open.items():
+        doubted[key] |= {(max(low, since, first), high) for low, high in bad.get(key, ())
+                         if high > max(since, first)}  # fmt: skip
+    for key, low, high in _throttled(events):
+        if high > first:
+            doubted[key].add((max(low, first), high))
+    spent = _out_of_budget(_spendings(records, [w.spending for w in walks]))
+    unbudgeted = any(t.unbudgeted for r in records for c in r.calls for t in c.tries)
+    if spent is not None or unbudgeted:
+        doubted[_RETRIES].add((first if unbudgeted else max(first, spent or 0), _NEVER))
+    return doubted
+
+
+def _bad_times(events: Sequence[_Event], limits: Limits) -> dict[str, set[Times]]:
+    """Return when a breaker that may open may be open, or let only some through.
+
+    It opens when an attempt failed or was slow, for `open_s`; probes may be used up where as many
+    attempts as there are probes are under way.
+    """
+    found: dict[str, set[Times]] = defaultdict(set)
+    under_way: dict[str, int] = defaultdict(int)
+    slow_ns, open_ns = (round(min(limits.slow_call_s, limits.lease_s) * NS),
+                        round(limits.open_s * NS))  # fmt: skip
+    for at, begins, _, touch, began in events:
+        under_way[touch.key] += 1 if begins else -1
+        if begins and under_way[touch.key] > limits.probes:
+            found[touch.key].add((at, at + 1))
+        if begins:
+            continue
+        start, end = began + touch.start.low, began + (touch.end.high or 0)
+        if touch.outcome == "failure":
+            found[touch.key].add((at if touch.certain else start, end + open_ns))
+        if touch.certain and end - start > slow_ns:
+            found[touch.key].add((start, end + open_ns))
+    return found
+
+
+def _throttled(events: Sequence[_Event]) -> list[tuple[str, int, int]]:
+    """Return when attempts were asked to wait, by key."""
+    return [(touch.key, at, at + round(touch.throttle_s * NS))
+            for at, begins, _, touch, _ in events if touch.throttle_s and not begins]  # fmt: skip
+
+
+def _refused_then(records: Sequence[Record]) -> dict[str, int]:
+    """Return when a breaker first refused something in the record, by key."""
+    found: dict[str, int] = {}
     for record in records:
         for call in record.calls:
-            if call.refusals:
-                doubted.update(dict.fromkeys(_keys(record, call.operation, call.key), first))
-            if any(t.unbudgeted for t in call.tries):
-                doubted[None] = first
-    spent = _out_of_budget(_spendings(records, [w.spending for w in walks]))
-    if spent is not None:
-        doubted[None] = min(max(first, spent), doubted.get(None, _NEVER))
-    return doubted
+            for refusal in call.refusals:
+                for key in _keys(record, call.operation, call.key):
+                    at = record.started_ns + refusal.at_ns
+                    found[key] = min(at, found.get(key, at))
+    return found
 
 
 def _keys(record: Record, operation: str, key: str) -> list[str]:
@@ -126,18 +190,16 @@ def _recorded(record: Record) -> tuple[tuple[Touch, ...], tuple[Spending, ...]]:
     return same.touches, same.spending
 
 
-_Event = tuple[int, int, int, Touch]  # time, 0 its end or 1 its start, number, the attempt
-
-
 def _merged(records: Sequence[Record], touches: Iterable[Iterable[Touch]]) -> list[_Event]:
     """Return the beginnings and ends of attempts in the order of time; ends come first."""
     events: list[_Event] = []
     for record, mine in zip(records, touches, strict=True):
+        began = record.started_ns
         for touch in mine:
-            number = len(events)
-            started = record.started_ns
-            events.append((started + touch.start.low, 1, number, touch))
-            events.append((started + (touch.end.high or touch.end.low), 0, number, touch))
+            number, start, end = len(events), touch.start, touch.end
+            first, last = (start.low, end.high) if touch.certain else (start.high, end.low)
+            events.append((began + (first or 0), 1, number, touch, began))
+            events.append((began + (last or 0), 0, number, touch, began))
     # An attempt of no time begins before it ends.
     return sorted(events, key=lambda e: (e[0], e[1] if e[3].start != e[3].end else 1 - e[1], e[2]))
 
@@ -147,7 +209,7 @@ def _refused(events: Sequence[_Event], limits: Limits) -> dict[str, int]:
     breakers: dict[str, Breaker] = {}
     permits: dict[int, tuple[Permit, int]] = {}
     refused: dict[str, int] = {}
-    for at, begins, number, touch in events:
+    for at, begins, number, touch, _ in events:
         breaker = breakers.setdefault(touch.key, Breaker(limits))
         if begins:
             permit = breaker.acquire(at)
@@ -157,7 +219,7 @@ def _refused(events: Sequence[_Event], limits: Limits) -> dict[str, int]:
                 permits[number] = permit, at
         elif number in permits:
             permit, began = permits.pop(number)
-            breaker.settle(permit, "failure" if touch.failed else "success", at, at - began)
+            breaker.settle(permit, touch.outcome, at, at - began)
             if touch.throttle_s:
                 breaker.throttle(at, touch.throttle_s)
     return refused

@@ -18,6 +18,7 @@ import msgspec
 
 from towerkit.cost.ledger import NANO
 from towerkit.cost.prices import FREE
+from towerkit.reliability.breaker import Outcome
 from towerkit.reliability.classify import Failure
 from towerkit.reliability.policy import (
     Action,
@@ -42,6 +43,11 @@ from towerkit.whatif.record import Call, Record, Refusal, Try
 from towerkit.whatif.world import Doubt, Spending, Touch, World
 
 _TIMEOUTS = {"timeout_read", "timeout_connect", "timeout_total", "tool_timeout"}
+# The tower's own errors: what they say names limits that another policy sets otherwise.
+_OWN = {"AttemptTimeout", "BudgetExceeded", "CallRefused", "DeadlineExceeded"}
+_OUTCOMES: dict[str, Outcome] = {
+    "failure": "failure", "neutral": "success", "uncounted": "uncounted", "throttle": "uncounted",
+}  # fmt: skip
 _TICK = 1_000  # nanoseconds: two times that differ by less are one
 _LATE = 1_000_000  # nanoseconds by which a real clock's cut may come late
 
@@ -182,10 +188,6 @@ class CallWalk:
                 reason=stop.reason, estimate_nanousd=self._money.likely(call, stop.live),
                 worst_nanousd=None if worst is None else worst.high,
             )  # fmt: skip
-            maybe = Bounds(self._now.low, self._now.low)
-            self._touches.append(Touch(
-                key=self._breaker(stop.live), start=maybe, end=maybe, failed=True, certain=False,
-            ))  # fmt: skip
         return self._walked("open", reason, fails=None, breached=None, live=live)
 
     def _walked(
@@ -219,8 +221,12 @@ class CallWalk:
             return _End("answer", last.span_id)
         if last is not None and _kept(last) and call.error_class == _class_of(last):
             return _End("flawed answer", last.answer or "")
-        message = call.message if call.operation == "tool" else None
-        return _End("error", call.error_class or "unknown", call.error_type, message)
+        return self._error(call.error_class or "unknown", call.error_type, call.message)
+
+    def _error(self, name: str, kind: str | None, message: str | None) -> _End:
+        """Return an error as the agent sees it: a tool's by its words, which a model reads."""
+        words = self._call.operation == "tool" and kind not in _OWN
+        return _End("error", name, kind, message if words else None)
 
     def _tail(self, end: _End) -> None:
         """Add what the guard took after the last attempt, where it is the recorded last one."""
@@ -236,9 +242,8 @@ class CallWalk:
 
     def _until_done(self) -> _End:
         call = self._call
-        if call.tries:
-            self._later(just(call.tries[0].start_ns - call.start_ns)
-                        if not call.refusals else ZERO)  # fmt: skip
+        if call.due_ns:
+            self._later(just(call.due_ns[0] - call.start_ns))
         while True:
             end = self._before_try()
             event = self._try() if end is None else end
@@ -273,11 +278,9 @@ class CallWalk:
         if self._last is not None and _kept(self._last):
             return _End("flawed answer", self._last.answer or "")
         if self._failure is None:
-            return _End("error", reason, "CallRefused", None)
-        message = None
-        if self._call.operation == "tool" and self._last is not None:
-            message = self._last.message
-        return _End("error", self._failure.error_class, self._failure.error_type, message)
+            return self._error(reason, "CallRefused", None)
+        message = None if self._last is None else self._last.message
+        return self._error(self._failure.error_class, self._failure.error_type, message)
 
     def _later(self, by: Bounds) -> None:
         self._now = self._now + by
@@ -412,11 +415,10 @@ class CallWalk:
         self._cost = self._cost + cost
         effect = "neutral" if row is None else row.breaker
         asked = failure.retry_after_s if failure is not None and effect == "throttle" else None
-        if effect != "uncounted":
-            self._touches.append(Touch(
-                key=self._breaker(tried.key), start=start, end=self._now,
-                failed=effect == "failure", throttle_s=asked or 0.0,
-            ))  # fmt: skip
+        self._touches.append(Touch(
+            key=self._breaker(tried.key), start=start, end=self._now, outcome=_OUTCOMES[effect],
+            throttle_s=asked or 0.0,
+        ))  # fmt: skip
 
     def _outcome(self, tried: Try, key: str) -> tuple[Bounds, Failure | None, Bounds]:
         """Return how an attempt ends within the time it may take now: time, failure, cost."""
@@ -525,12 +527,10 @@ class CallWalk:
 
     def _jitter(self, failure: Failure) -> tuple[float, float]:
         """Return between what the jitter of the backoff lies: what was drawn, where that shows."""
-        tried = self._last
-        gap = None if tried is None or tried.then != "wait" else self._gap_after(tried)
-        most = self._backoff(failure, None)
+        gap, most = self._gap("wait"), self._backoff(failure, None)
         if gap is None or most <= 0:
             return 0.0, 1.0
-        asked, waited = failure.retry_after_s or 0.0, gap / NANO
+        asked, waited = failure.retry_after_s or 0.0, gap.low / NANO
         then = self._backoff(failure, self._old) if self._old is not None else None
         if waited <= asked + 1e-6:
             # The provider's wait was the longer one: the jitter did not show.
@@ -544,33 +544,26 @@ class CallWalk:
         whole = row.base_s * 2.0 ** (self._state.tries_on_tier - 1)
         return whole if policy is None else min(policy.backoff_cap_s, whole)
 
-    def _gap_after(self, tried: Try) -> int | None:
-        """Return the recorded time between an attempt and the next one of its call."""
-        at = next((i for i, t in enumerate(self._call.tries) if t is tried), None)
-        if at is None or at + 1 >= len(self._call.tries):
-            return None
-        return self._call.tries[at + 1].start_ns - tried.end_ns
-
     def _gap(self, kind: str) -> Bounds | None:
-        """Return how long the step from the last attempt to the next took, if it was this one."""
-        if not self._in_step or self._last is None or self._last.then != kind:
+        """Return how long it took then until an attempt was due again, if it was for this."""
+        last, due = self._last, self._call.due_ns
+        now = self._made + self._refused
+        if not self._in_step or now == 0 or now >= len(due):
             return None
-        gap = self._gap_after(self._last)
-        return None if gap is None else just(gap)
+        refused = self._refused and self._call.refusals[self._refused - 1].after == self._made
+        if refused:
+            return just(due[now] - due[now - 1])
+        if last is None or last.then != kind:
+            return None
+        return just(due[now] - last.end_ns)
 
     def _wait(self, seconds: Bounds, event: Event) -> None:
         """Wait as long as then where the policy's ceiling is the same, else as it says."""
-        if isinstance(event, Refused):
-            # It stands only while nothing differs: then the next attempt came when it came.
-            tries = self._call.tries
-            self._now = just(tries[self._made].start_ns) if self._made < len(tries) else (
-                self._now + seconds
-            )  # fmt: skip
-            return
-        assert isinstance(event, Failed)  # noqa: S101  only these two are waited for
-        recorded, failure = self._gap("wait"), event.failure
-        same = self._old is not None and self._backoff(failure, self._old) == self._backoff(
-            failure, self._policy
+        recorded = self._gap("wait")
+        same = isinstance(event, Refused) or (
+            isinstance(event, Failed) and self._old is not None
+            and self._backoff(event.failure, self._old)
+            == self._backoff(event.failure, self._policy)
         )  # fmt: skip
         if recorded is not None and same:
             self._later(recorded)

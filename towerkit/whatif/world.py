@@ -11,6 +11,7 @@ import msgspec
 
 from towerkit.core.errors import UsageError
 from towerkit.cost.ledger import NANO
+from towerkit.reliability.breaker import Outcome
 from towerkit.reliability.policy import Policy
 from towerkit.whatif.bounds import Bounds
 from towerkit.whatif.record import Record
@@ -66,13 +67,14 @@ def _full_name(name: str, record: Record) -> str:
 class Touch(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt as its breaker sees it: when, and what it says of the service's health.
 
-    Times are of the run. `certain` is false where the record does not decide that it is made.
+    Times are of the run. `certain` is false where the record does not decide that it is made: then
+    it may be at any time from the first to the last, and nominally is where the record had it.
     """
 
     key: str
     start: Bounds
     end: Bounds
-    failed: bool
+    outcome: Outcome
     throttle_s: float = 0.0
     certain: bool = True
 
