@@ -129,7 +129,10 @@ def _as_recorded(call: Call) -> Walked:
 class _RunWalk:
     """Walks the calls of a run in the order in which they began."""
 
-    def __init__(self, record: Record, world: World, policy: Policy, doubt: Doubt) -> None:
+    def __init__(
+        self, record: Record, world: World, policy: Policy, doubt: Doubt, *, lenient: bool = False
+    ) -> None:
+        self._lenient = lenient
         self._record, self._world, self._policy, self._doubt = record, world, policy, doubt
         self._money = Money(record, world.price_at_ns)
         self._parallel = record.parallel
@@ -180,7 +183,7 @@ class _RunWalk:
             spent=total([d.walked.cost for d in before]),
             spent_then=sum(c.nanousd or 0 for d in before for t in d.call.tries for c in t.charges),
             reserved=total(held) if held else ZERO, calm=self._changed_at is None,
-            doubt=self._doubt,
+            doubt=self._doubt, lenient=self._lenient,
         ).walk()  # fmt: skip
 
     def _held(self, done: _Done) -> Bounds:
@@ -212,9 +215,16 @@ class _RunWalk:
             self._record, done, costs, just(lasted), reason, live, limit=limit,
             held=all(self._money.reserved(call) for call in self._record.calls),
         )  # fmt: skip
+        if done and done[-1].walked.unaffordable and self._breaks_anyhow():
+            row = _broken(row, reason)
         known = {id(d.call) for d in done}
         self._done = done + [d for d in self._done if id(d.call) not in known]
         return self._walk_of(row, self._undecided(at.low, after), self._unasked(at.low, after))
+
+    def _breaks_anyhow(self) -> bool:
+        """Return whether the budget stops the run later, if it does not here."""
+        onward = _RunWalk(self._record, self._world, self._policy, self._doubt, lenient=True)
+        return onward.walk().row.budget_breach.low == 1
 
     def _undecided(self, since: int, after: Call) -> tuple[Touch, ...]:
         """Return what of the record is left, as attempts that may come until the deadline."""
@@ -381,6 +391,17 @@ def _left(
         "fallbacks": open_(sum(w.fell_back for w in walked)),
         "budget_breach": breach, "run_success": open_(0, 1),
     })  # fmt: skip
+
+
+def _broken(row: Row, reason: str) -> Row:
+    """Return the row of a run that its budget stops, at this call or at a later one."""
+    failed = row.calls_failed
+    return msgspec.structs.replace(
+        row,
+        reason=f"{reason}, but the budget stops the run there or later",
+        budget_breach=Quantity(low=1, high=1, label="exact"),
+        calls_failed=msgspec.structs.replace(failed, low=failed.low + 1),
+    )
 
 
 def _labelled(

@@ -74,7 +74,8 @@ class Walked(msgspec.Struct, frozen=True, kw_only=True):
     `outcome` says whether the agent gets what it got: `same`, `other`, or `open` where that is not
     decided; `reason` says why.
     `took` and `cost` are of what surely happens. `fails` and `breached` None are not decided.
-    `changed` says that anything differs from the record.
+    `changed` says that anything differs from the record. `unaffordable` says that all that is open
+    is whether the budget allowed the next attempt.
     """
 
     outcome: Literal["same", "other", "open"]
@@ -88,14 +89,15 @@ class Walked(msgspec.Struct, frozen=True, kw_only=True):
     touches: tuple[Touch, ...]
     spending: Spending
     live: Live | None
+    unaffordable: bool = False
 
 
 class _OpenEnd(Exception):
     """The record does not decide what comes next."""
 
-    def __init__(self, reason: str, live: str | None = None) -> None:
+    def __init__(self, reason: str, live: str | None = None, *, unaffordable: bool = False) -> None:
         super().__init__(reason)
-        self.reason, self.live = reason, live
+        self.reason, self.live, self.unaffordable = reason, live, unaffordable
 
 
 class _Limit(msgspec.Struct, frozen=True):
@@ -119,12 +121,13 @@ class CallWalk:
 
     `start` is when it begins now, `spent` what the run was charged before it and `spent_then` what
     it was in the record, `reserved` what other calls of the run may hold meanwhile. `calm` says
-    that nothing of the run has changed so far.
+    that nothing of the run has changed so far. `lenient` takes a reservation that may fit to fit.
     """
 
     def __init__(
         self, call: Call, record: Record, world: World, policy: Policy, money: Money, *,
         start: Bounds, spent: Bounds, spent_then: int, reserved: Bounds, calm: bool, doubt: Doubt,
+        lenient: bool,
     ) -> None:  # fmt: skip
         self._call, self._record, self._world, self._policy = call, record, world, policy
         self._money, self._doubt, self._reserved, self._calm = money, doubt, reserved, calm
@@ -140,7 +143,7 @@ class CallWalk:
         self._fell = False
         self._touches: list[Touch] = []
         self._retries: list[tuple[Bounds, int]] = []
-        self._old = record.policy
+        self._old, self._lenient = record.policy, lenient
         self._timely = start == just(call.start_ns)
         self._asked: Failed | None = None  # what the retry budget was asked about last
 
@@ -188,7 +191,8 @@ class CallWalk:
                 reason=stop.reason, estimate_nanousd=self._money.likely(call, stop.live),
                 worst_nanousd=None if worst is None else worst.high,
             )  # fmt: skip
-        return self._walked("open", reason, fails=None, breached=None, live=live)
+        walked = self._walked("open", reason, fails=None, breached=None, live=live)
+        return msgspec.structs.replace(walked, unaffordable=stop.unaffordable)
 
     def _walked(
         self, outcome: Literal["same", "other", "open"], reason: str | None, *,
@@ -364,7 +368,11 @@ class CallWalk:
         free_low = None if used.high is None else limit - used.high
         if free_low is not None and most is not None and most <= free_low > 0:
             return True
-        raise _OpenEnd("whether its reservation fits the budget is not in the record")
+        if self._lenient:
+            return True
+        raise _OpenEnd(
+            "whether its reservation fits the budget is not in the record", unaffordable=True
+        )
 
     # -- an attempt ------------------------------------------------------------------------------
 
