@@ -28,13 +28,13 @@ _TITLES = {
 @click.option("--price-as-of", metavar="DATE", help="Price every charge as of this day.")
 @click.option("--model", "models", multiple=True, metavar="NAME",
               help="The fallback order, first choice first: once a model.")  # fmt: skip
-@click.option("--search", "grid", type=click.Path(path_type=Path), metavar="FILE",
+@click.option("--search", "grid", metavar="FILE|NAME",
               help="A TOML grid: name the policies that no other beats.")  # fmt: skip
 @store_option
 @json_option
 def whatif_command(
     selection: str, policy: Path | None, budget_usd: float | None, price_as_of: str | None,
-    models: tuple[str, ...], grid: Path | None, store: str | None, as_json: bool,
+    models: tuple[str, ...], grid: str | None, store: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Ask what recorded runs would have come to, without running the agent."""
     from towerkit.reliability.policy_file import load_policy

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from towerkit.core.assets import asset
 from towerkit.core.errors import SelectionError, UsageError
 from towerkit.packs.store import Pack
 from towerkit.reliability.policy import Policy
@@ -230,11 +231,13 @@ def as_of(text: str) -> int:
 def load_grid(path: Path | str, base: World | None = None) -> list[World]:
     """Return the worlds of a grid: a TOML file of lists, each world one value of each.
 
+    A name that is no TOML file's is that of a grid in `data/whatif`.
     Keys are the fields of a policy, `budget_usd`, `price_as_of` and `models` (a list of orders).
     What the grid does not name is `base`'s. Raises `UsageError` for unknown keys, naming the known.
     """
     where, start = str(path), base or World()
-    values = read_toml(Path(path))
+    own = where.endswith(".toml")
+    values = read_toml(Path(path) if own else asset("data", "whatif", f"{where}.toml"))
     known = (*FIELDS, "budget_usd", "price_as_of", "models")
     unknown = sorted(set(values) - set(known))
     if unknown:
