@@ -240,7 +240,7 @@ def policy_front(rows: Rows) -> Figure:
 
     Rows: `name`, `front` (no other beats it), `cost_low`, `cost_high` (US dollars), `time_low`,
     `time_high` (seconds), `success_low` and `success_high` (shares of runs). An upper end that is
-    not known (None) is drawn to the edge, dashed.
+    not known (None) is drawn to the edge, dashed. A point's label is its number and its success.
     """
     import altair as alt  # noqa: PLC0415
 
@@ -254,6 +254,8 @@ def policy_front(rows: Rows) -> Figure:
             r[f"{axis}_open"] = "end not known" if r[f"{axis}_high"] is None else "interval"
     for i, r in enumerate(shown):
         r["number"], r["place"] = str(i + 1), "front" if r["front"] else "beaten"
+        low, high = _share(r["success_low"]), _share(r["success_high"])
+        r["label"] = f"{i + 1}: {low}" if low == high else f"{i + 1}: {low}–{high}"
     marks = _marks("place", {"front": (BLUE, "circle"), "beaten": (GREY, "cross")})
     x = alt.X("cost_low:Q", title="cost of all runs, US dollars", scale=alt.Scale(zero=False))
     y = alt.Y("time_low:Q", title="time of all runs, seconds", scale=alt.Scale(zero=False))
@@ -267,7 +269,7 @@ def policy_front(rows: Rows) -> Figure:
         for axis, end in (("cost", "x2"), ("time", "y2"))
     ]
     points = base.mark_point(size=80, filled=True, opacity=1).encode(**marks)
-    names = base.mark_text(dx=9, dy=-9, fontSize=11).encode(text="number:N")
+    names = base.mark_text(align="left", dx=7, dy=-8, fontSize=11).encode(text="label:N")
     front = [r for r in shown if r["front"]]
     title = f"{len(front)} of {len(shown)} policies are beaten by no other"
     said = [
