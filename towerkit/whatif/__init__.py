@@ -4,6 +4,7 @@ Rule: the record decides or the row says that it does not. Every number is exact
 reason, or unknown; nothing is invented. A judge: no runtime, no telemetry, no network.
 """
 
+from towerkit.whatif.ends import Live
 from towerkit.whatif.report import (
     Point,
     Search,
@@ -16,7 +17,6 @@ from towerkit.whatif.report import (
     whatif,
 )
 from towerkit.whatif.rows import QUANTITIES, Quantity, Row
-from towerkit.whatif.walk import Live
 from towerkit.whatif.world import World
 
 __all__ = [

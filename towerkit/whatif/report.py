@@ -19,10 +19,10 @@ from towerkit.core.errors import SelectionError, UsageError
 from towerkit.packs.store import Pack
 from towerkit.reliability.policy import Policy
 from towerkit.reliability.policy_file import FIELDS, policy_of, read_toml
+from towerkit.whatif.ends import Live
 from towerkit.whatif.record import Record, read_record
 from towerkit.whatif.rows import LABELS, QUANTITIES, Quantity, Row
 from towerkit.whatif.shared import walk_runs
-from towerkit.whatif.walk import Live
 from towerkit.whatif.world import World
 
 Progress = Callable[[int, int], None]

@@ -16,9 +16,10 @@ from towerkit.reliability.policy import Policy
 from towerkit.reliability.progress import Progress
 from towerkit.reliability.taxonomy import TAXONOMY
 from towerkit.whatif.bounds import ZERO, Bounds, just, total
+from towerkit.whatif.ends import Live, Walked
 from towerkit.whatif.money import Money
-from towerkit.whatif.record import Call, Record
-from towerkit.whatif.walk import CallWalk, Live, Walked
+from towerkit.whatif.record import Call, Record, Try
+from towerkit.whatif.walk import CallWalk, Steps
 from towerkit.whatif.world import Doubt, Spending, Touch, World, no_doubt
 
 Label = Literal["exact", "bounded", "unknown"]
@@ -70,13 +71,16 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 class RunWalk(msgspec.Struct, frozen=True, kw_only=True):
     """A row, with what breakers and the retry budget of its tower see of the run.
 
-    `changed_at` is the time of the run from which on anything differs, None where nothing does.
+    `changed_at` is the time of the run from which on anything differs, `open_at` that from which
+    on not everything is known to the moment; None where there is none. `turned` are refusals.
     """
 
     row: Row
     touches: tuple[Touch, ...]
     spending: tuple[Spending, ...]
     changed_at: int | None
+    open_at: int | None = None
+    turned: tuple[tuple[str | None, Bounds], ...] = ()
 
 
 class _Done(msgspec.Struct, frozen=True):
@@ -93,11 +97,37 @@ class _Done(msgspec.Struct, frozen=True):
 
 
 def walk_run(record: Record, world: World, doubt: Doubt = no_doubt) -> RunWalk:
-    """Return what a run becomes; `doubt` says what others leave undecided."""
+    """Return what a run becomes, what it shares being as recorded.
+
+    `doubt` says what others leave undecided.
+    """
+    return _as_then(run_steps(record, world, doubt))
+
+
+def run_steps(record: Record, world: World, doubt: Doubt) -> Steps[RunWalk]:
+    """Ask what others decide, and return what a run becomes."""
     policy = world.policy or record.policy
     if policy is None:
         return _unnamed(record, world)
-    return _RunWalk(record, world, policy, doubt).walk()
+    return (yield from _RunWalk(record, world, policy, doubt).steps())
+
+
+def _as_then(steps: Steps[RunWalk]) -> RunWalk:
+    """Answer that all is as it was recorded."""
+    try:
+        next(steps)
+        while True:
+            steps.send(None)
+    except StopIteration as done:
+        walk: RunWalk = done.value
+        return walk
+
+
+def _throttle(tried: Try) -> float:
+    """Return how long a recorded attempt's provider asked to be left alone."""
+    failure = tried.failure
+    throttles = failure is not None and TAXONOMY[failure.error_class].breaker == "throttle"
+    return (failure.retry_after_s or 0.0) if failure is not None and throttles else 0.0
 
 
 def _unnamed(record: Record, world: World) -> RunWalk:
@@ -138,19 +168,20 @@ class _RunWalk:
         self._parallel = record.parallel
         self._done: list[_Done] = []
         self._changed_at: int | None = None
+        self._left_at: int | None = None
         self._progress = _Circles(record, policy)
 
-    def walk(self) -> RunWalk:
-        """Return the run's row and what it touches."""
+    def steps(self) -> Steps[RunWalk]:
+        """Ask what others decide, and return the run's row and what it touches."""
         for call in self._record.calls:
-            stopped = self._next(call)
+            stopped = yield from self._next(call)
             if stopped is not None:
                 return stopped
         costs = [d.walked.cost for d in self._done if d.call.guarded]
         row = _row(self._record, self._done, total([*costs, self._money.loose()]), self._shift())
         return self._walk_of(row, (), ())
 
-    def _next(self, call: Call) -> RunWalk | None:
+    def _next(self, call: Call) -> Steps[RunWalk | None]:
         """Walk one call; return the run's end where the record decides nothing after it."""
         before = [d for d in self._done if d.call.end_ns <= call.start_ns]
         shift = self._shift(before)
@@ -164,7 +195,7 @@ class _RunWalk:
         stop = self._progress.differs(call)
         if stop is not None:
             return self._ends(before, f"{call.name}: {stop}", start, after=call)
-        walked = self._walk_call(call, before, start)
+        walked = yield from self._walk_call(call, before, start)
         if walked.changed and self._changed_at is None:
             self._changed_at = start.low
         if walked.outcome != "same":
@@ -173,18 +204,18 @@ class _RunWalk:
         self._done.append(_Done(call, walked))
         return None
 
-    def _walk_call(self, call: Call, before: list[_Done], start: Bounds) -> Walked:
+    def _walk_call(self, call: Call, before: list[_Done], start: Bounds) -> Steps[Walked]:
         if call.error_class == "no_progress" and not call.tries:
             return _as_recorded(call)
         beside = [d for d in self._done if d.call.end_ns > call.start_ns]
         held = [self._held(d) for d in beside]
-        return CallWalk(
+        return (yield from CallWalk(
             call, self._record, self._world, self._policy, self._money, start=start,
             spent=total([d.walked.cost for d in before]),
             spent_then=sum(c.nanousd or 0 for d in before for t in d.call.tries for c in t.charges),
             reserved=total(held) if held else ZERO, calm=self._changed_at is None,
             doubt=self._doubt, lenient=self._lenient,
-        ).walk()  # fmt: skip
+        ).steps())  # fmt: skip
 
     def _held(self, done: _Done) -> Bounds:
         """Return what a call beside this one may hold of the budget: nothing yet, up to all."""
@@ -205,6 +236,7 @@ class _RunWalk:
 
     def _ends(self, done: list[_Done], reason: str, at: Bounds, *, after: Call) -> RunWalk:
         """Return the run that leaves its record at `after`."""
+        self._left_at = at.low
         if self._changed_at is None:
             self._changed_at = at.low
         costs = total([d.walked.cost for d in done if d.call.guarded])
@@ -224,22 +256,22 @@ class _RunWalk:
     def _breaks_anyhow(self) -> bool:
         """Return whether the budget stops the run later, if it does not here."""
         onward = _RunWalk(self._record, self._world, self._policy, self._doubt, lenient=True)
-        return onward.walk().row.budget_breach.low == 1
+        return _as_then(onward.steps()).row.budget_breach.low == 1
 
     def _undecided(self, since: int, after: Call) -> tuple[Touch, ...]:
         """Return what of the record is left, as attempts that may come until the deadline."""
         until = max(round(self._policy.deadline_s * NANO), self._record.took_ns, since + 1)
-        keys = [(after.operation, d.model, since, since) for d in self._live()]
+        keys = [(after.operation, d.model, since, since, 0.0) for d in self._live()]
         keys += [
-            (call.operation, t.key, max(since, t.start_ns), max(since, t.end_ns))
+            (call.operation, t.key, max(since, t.start_ns), max(since, t.end_ns), _throttle(t))
             for call in self._left_of(after) for t in call.tries
         ]  # fmt: skip
         return tuple(
             Touch(
                 key=f"{operation}:{key}", start=Bounds(since, start), end=Bounds(end, until),
-                outcome="failure", certain=False,
+                outcome="failure", certain=False, throttle_s=throttle,
             )
-            for operation, key, start, end in keys
+            for operation, key, start, end, throttle in keys
         )  # fmt: skip
 
     def _unasked(self, since: int, after: Call) -> tuple[Spending, ...]:
@@ -265,11 +297,15 @@ class _RunWalk:
         self, row: Row, maybe: tuple[Touch, ...], unasked: tuple[Spending, ...]
     ) -> RunWalk:
         touches = tuple(t for d in self._done for t in d.walked.touches)
+        vague = [t.start.low for t in touches if (t.end.high or 0) - t.end.low > _SAME_NS]
+        if self._left_at is not None:
+            vague.append(self._left_at)
         return RunWalk(
             row=msgspec.structs.replace(row, changed=self._changed_at is not None),
             touches=touches + maybe,
             spending=tuple(d.walked.spending for d in self._done) + unasked,
-            changed_at=self._changed_at,
+            changed_at=self._changed_at, open_at=min(vague, default=None),
+            turned=tuple(t for d in self._done for t in d.walked.turned),
         )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ The runs of one service and release are taken to share a tower. Where their reco
 
 from __future__ import annotations
 
+import heapq
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
@@ -19,8 +20,10 @@ import msgspec
 
 from towerkit.reliability.breaker import NS, Breaker, Limits, Permit, Refusal, RetryBudget
 from towerkit.whatif.bounds import Bounds, just
+from towerkit.whatif.ends import Acquire, Answered, Ask, Began, Settle, Take
 from towerkit.whatif.record import Record
-from towerkit.whatif.rows import RunWalk, walk_run
+from towerkit.whatif.rows import RunWalk, run_steps, walk_run
+from towerkit.whatif.walk import Steps
 from towerkit.whatif.world import Doubt, Spending, Touch, World
 
 _NEVER = 1 << 63  # nanoseconds: later than anything
@@ -73,31 +76,117 @@ def walk_runs(
         groups[record.tower].append(i)
     walks: dict[int, RunWalk] = {}
     for members in groups.values():
-        together = [records[i] for i in members]
-        parts = [members] if _one_tower(together) else [[i] for i in members]
-        for part in parts:
-            walks |= zip(part, _walk_part([records[i] for i in part], world), strict=True)
+        for part, walker in _parts(members, records):
+            walks |= zip(part, _walk_part([records[i] for i in part], world, walker), strict=True)
             if progress is not None:
                 progress(len(walks), len(records))
     return [walks[i] for i in range(len(records))]
 
 
-def _walk_part(records: list[Record], world: World) -> list[RunWalk]:
+# Walks runs of one tower, leaving open what is in doubt.
+Walker = Callable[[Sequence[Record], World, "_Doubts"], list[RunWalk]]
+
+
+def _parts(members: list[int], records: Sequence[Record]) -> list[tuple[list[int], Walker]]:
+    """Return the runs that share a tower, each with how they are walked.
+
+    Where breakers and a retry budget of ours, walked through the record, say what was recorded,
+    they say it of another world too.
+    """
+    together = [records[i] for i in members]
+    if _explained(together):
+        return [(members, _simulated)]
+    if _one_tower(together):
+        return [(members, _as_recorded)]
+    return [([i], _simulated if _explained([records[i]]) else _as_recorded) for i in members]
+
+
+def _explained(records: Sequence[Record]) -> bool:
+    """Return whether a tower of ours, walked through the record, does what was recorded."""
+    if any(r.parallel or r.policy is None or r.limits is None for r in records):
+        return False
+    walks = _simulated(records, World(), _Doubts(times={}))
+    return all(walk.changed_at is None for walk in walks)
+
+
+def _as_recorded(records: Sequence[Record], world: World, doubts: _Doubts) -> list[RunWalk]:
+    return [walk_run(r, world, doubts.of(r)) for r in records]
+
+
+def _simulated(records: Sequence[Record], world: World, doubts: _Doubts) -> list[RunWalk]:
+    """Walk runs side by side, in the order of time, through one tower's breakers and budget."""
+    tower = _Tower(_limits(records))
+    walks: dict[int, RunWalk] = {}
+    queue: list[tuple[int, int, int, Ask, Steps[RunWalk]]] = []
+
+    def go_on(i: int, steps: Steps[RunWalk], answer: object) -> None:
+        try:
+            ask = steps.send(answer)
+        except StopIteration as done:
+            walks[i] = done.value
+            return
+        at = records[i].started_ns + ask.at.low
+        ends_first = 0 if isinstance(ask, Settle | Answered) else 1
+        heapq.heappush(queue, (at, ends_first, i, ask, steps))
+
+    for i, record in enumerate(records):
+        go_on(i, run_steps(record, world, doubts.of(record)), None)
+    while queue:
+        at, _, i, ask, steps = heapq.heappop(queue)
+        go_on(i, steps, tower.answer(ask, at))
+    return [walks[i] for i in range(len(records))]
+
+
+class _Tower:
+    """The breakers and the retry budget that runs share."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits, self._budget = limits, RetryBudget()
+        self._breakers: dict[str, Breaker] = {}
+
+    def answer(self, ask: Ask, at_ns: int) -> Permit | Refusal | int | None:
+        """Answer what a walk asks at a time, as the guard's own would."""
+        budget = self._budget
+        if isinstance(ask, Take):
+            return budget.take(ask.tokens)
+        if isinstance(ask, Began):
+            budget.call()
+        elif isinstance(ask, Answered):
+            if ask.tokens or budget.below:
+                budget.success(ask.tokens)
+        else:
+            breaker = self._breakers.get(ask.key)
+            if breaker is None:
+                breaker = self._breakers[ask.key] = Breaker(self._limits)
+            if isinstance(ask, Acquire):
+                return breaker.acquire(at_ns)
+            breaker.settle(ask.permit, ask.outcome, at_ns, ask.took_ns)
+            if ask.throttle_s:
+                breaker.throttle(at_ns, ask.throttle_s)
+        return None
+
+
+def _walk_part(records: list[Record], world: World, walker: Walker) -> list[RunWalk]:
     """Walk runs that share a tower, leaving open more and more until nothing new is in doubt."""
     doubts = _Doubts(times={})
-    walks = [walk_run(r, world) for r in records]
+    walks = walker(records, world, doubts)
     for _ in range(_ROUNDS):
-        if not doubts.widen(_doubted(records, walks)):
+        if not doubts.widen(_doubted(records, walks, simulated=walker is _simulated)):
             return walks
-        walks = [walk_run(r, world, doubts.of(r)) for r in records]
-    every = {key: {_ALWAYS} for key in doubts.times}
-    return [walk_run(r, world, _Doubts(times=every).of(r)) for r in records]
+        walks = walker(records, world, doubts)
+    return walker(records, world, _Doubts(times={key: {_ALWAYS} for key in doubts.times}))
 
 
-def _doubted(records: Sequence[Record], walks: Sequence[RunWalk]) -> dict[str, set[Times]]:
-    """Return when others may decide, for each key where they may."""
-    changed = [r.started_ns + w.changed_at for r, w in zip(records, walks, strict=True)
-               if w.changed_at is not None]  # fmt: skip
+def _doubted(
+    records: Sequence[Record], walks: Sequence[RunWalk], *, simulated: bool
+) -> dict[str, set[Times]]:
+    """Return when others may decide, for each key where they may.
+
+    That is from the first change on where the record said what they did, and from the first thing
+    on that is not known where they were walked as well.
+    """
+    since = [w.open_at if simulated else w.changed_at for w in walks]
+    changed = [r.started_ns + at for r, at in zip(records, since, strict=True) if at is not None]
     if not changed:
         return {}
     first, limits = min(changed), _limits(records)
@@ -107,14 +196,21 @@ def _doubted(records: Sequence[Record], walks: Sequence[RunWalk]) -> dict[str, s
     doubted: dict[str, set[Times]] = defaultdict(set)
     for key, at in _refused_then(records).items():
         # By what is seen here, or by others that nobody here knows of.
-        if any(since <= at < until for since, until in bad.get(key, ())):
+        if simulated or any(low <= at < high for low, high in bad.get(key, ())):
             may_open[key] = min(at, may_open.get(key, _NEVER))
         else:
             doubted[key].add((first, _NEVER))
-    for key, since in may_open.items():
-        doubted[key] |= {(max(low, since, first), high) for low, high in bad.get(key, ())
-                         if high > max(since, first)}  # fmt: skip
-    for key, low, high in _throttled(events):
+    vague = {t.key for *_, t, _ in events if not t.certain or t.start.low != t.start.high}
+    for record, walk in zip(records, walks, strict=True):
+        for refused, when in walk.turned:
+            # Refused in the walk of what is known: what is not might have kept it from that.
+            at, key = record.started_ns + when.low, _RETRIES if refused is None else refused
+            if at >= first and (refused is None or key in vague):
+                doubted[key].add((at, at + 1))
+    for key, opens in may_open.items():
+        start = max(first, opens)
+        doubted[key] |= {(max(low, start), high) for low, high in bad.get(key, ()) if high > start}
+    for key, low, high in _throttled(events, certain=not simulated):
         if high > first:
             doubted[key].add((max(low, first), high))
     spent = _out_of_budget(_spendings(records, [w.spending for w in walks]))
@@ -148,10 +244,15 @@ def _bad_times(events: Sequence[_Event], limits: Limits) -> dict[str, set[Times]
     return found
 
 
-def _throttled(events: Sequence[_Event]) -> list[tuple[str, int, int]]:
-    """Return when attempts were asked to wait, by key."""
-    return [(touch.key, at, at + round(touch.throttle_s * NS))
-            for at, begins, _, touch, _ in events if touch.throttle_s and not begins]  # fmt: skip
+def _throttled(events: Sequence[_Event], *, certain: bool) -> list[tuple[str, int, int]]:
+    """Return when attempts were asked to wait, by key; of certain ones only where asked for."""
+    found = []
+    for at, begins, _, touch, began in events:
+        if touch.throttle_s and not begins and (certain or not touch.certain):
+            low = at if touch.certain else began + touch.start.low
+            high = at if touch.certain else began + (touch.end.high or 0)
+            found.append((touch.key, low, high + round(touch.throttle_s * NS)))
+    return found
 
 
 def _refused_then(records: Sequence[Record]) -> dict[str, int]:

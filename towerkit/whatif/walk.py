@@ -11,14 +11,16 @@ have any length that the policy allows.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Generator
 from math import ceil, floor
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from towerkit.cost.ledger import NANO
 from towerkit.cost.prices import FREE
-from towerkit.reliability.breaker import Outcome
+from towerkit.reliability.breaker import Outcome, Permit
+from towerkit.reliability.breaker import Refusal as Turned
 from towerkit.reliability.classify import Failure
 from towerkit.reliability.policy import (
     Action,
@@ -38,9 +40,26 @@ from towerkit.reliability.policy import (
 )
 from towerkit.reliability.taxonomy import TAXONOMY
 from towerkit.whatif.bounds import ZERO, Bounds, just
+from towerkit.whatif.ends import (
+    Acquire,
+    Answered,
+    Ask,
+    Began,
+    End,
+    Limit,
+    Live,
+    OpenEnd,
+    Settle,
+    Take,
+    Walked,
+)
 from towerkit.whatif.money import Money
 from towerkit.whatif.record import Call, Record, Refusal, Try
 from towerkit.whatif.world import Doubt, Spending, Touch, World
+
+T = TypeVar("T")
+# What a walk yields and is sent; the answers are as each `Ask` says.
+Steps = Generator[Ask, Any, T]
 
 _TIMEOUTS = {"timeout_read", "timeout_connect", "timeout_total", "tool_timeout"}
 # The tower's own errors: what they say names limits that another policy sets otherwise.
@@ -50,70 +69,6 @@ _OUTCOMES: dict[str, Outcome] = {
 }  # fmt: skip
 _TICK = 1_000  # nanoseconds: two times that differ by less are one
 _LATE = 1_000_000  # nanoseconds by which a real clock's cut may come late
-
-
-class Live(msgspec.Struct, frozen=True, kw_only=True):
-    """An attempt that would have to be made to know more, and what it would cost.
-
-    `estimate_nanousd` is by the call's recorded usage, `worst_nanousd` what the guard would
-    reserve; None where no price or no size is known.
-    """
-
-    run_id: str
-    span_id: str
-    call: str
-    model: str
-    reason: str
-    estimate_nanousd: int | None
-    worst_nanousd: int | None
-
-
-class Walked(msgspec.Struct, frozen=True, kw_only=True):
-    """What a call becomes.
-
-    `outcome` says whether the agent gets what it got: `same`, `other`, or `open` where that is not
-    decided; `reason` says why.
-    `took` and `cost` are of what surely happens. `fails` and `breached` None are not decided.
-    `changed` says that anything differs from the record. `unaffordable` says that all that is open
-    is whether the budget allowed the next attempt.
-    """
-
-    outcome: Literal["same", "other", "open"]
-    reason: str | None
-    took: Bounds
-    cost: Bounds
-    fails: bool | None
-    breached: bool | None
-    fell_back: bool
-    changed: bool
-    touches: tuple[Touch, ...]
-    spending: Spending
-    live: Live | None
-    unaffordable: bool = False
-
-
-class _OpenEnd(Exception):
-    """The record does not decide what comes next."""
-
-    def __init__(self, reason: str, live: str | None = None, *, unaffordable: bool = False) -> None:
-        super().__init__(reason)
-        self.reason, self.live, self.unaffordable = reason, live, unaffordable
-
-
-class _Limit(msgspec.Struct, frozen=True):
-    """Between what the time lies that an attempt may take."""
-
-    low: int
-    high: int
-
-
-class _End(msgspec.Struct, frozen=True):
-    """How a call ends, comparable with how it did: an answer, or an error as the agent sees it."""
-
-    what: str
-    name: str
-    type: str | None = None
-    message: str | None = None
 
 
 class CallWalk:
@@ -136,6 +91,8 @@ class CallWalk:
         self._order = world.order(record) if call.chain else (call.key,)
         self._state = decide(policy, self._first_state(), Begin())[0]
         self._used: Counter[str] = Counter()
+        self._permit: Permit | None = None
+        self._turned: list[tuple[str | None, Bounds]] = []
         self._made = self._refused = 0
         self._in_step = self._order == (record.models if call.chain else (call.key,))
         self._failure: Failure | None = None
@@ -165,15 +122,18 @@ class CallWalk:
 
     # -- the whole -------------------------------------------------------------------------------
 
-    def walk(self) -> Walked:
-        """Return what the call becomes."""
+    def steps(self) -> Steps[Walked]:
+        """Ask what others decide, and return what the call becomes."""
+        yield Began(self._begin)
         try:
-            end = self._until_done()
-        except _OpenEnd as stop:
+            end = yield from self._until_done()
+        except OpenEnd as stop:
             return self._open(stop)
         same = end == self._recorded_end()
         self._tail(end)
         fails = end.what != "answer"
+        if not fails:
+            yield Answered(self._now, sum(tokens for _, tokens in self._retries))
         why = None if same else (
             f"{self._call.name} ends with {_said(end)}, and ended with "
             f"{_said(self._recorded_end())}: what the agent does then is not in the record"
@@ -181,7 +141,7 @@ class CallWalk:
         return self._walked("same" if same else "other", why, fails=fails,
                             breached=end.name == "budget_exceeded")  # fmt: skip
 
-    def _open(self, stop: _OpenEnd) -> Walked:
+    def _open(self, stop: OpenEnd) -> Walked:
         call, live = self._call, None
         reason = f"{call.name}: {stop.reason}"
         if stop.live is not None:
@@ -210,7 +170,7 @@ class CallWalk:
                 start=self._begin, retries=tuple(self._retries),
                 succeeded=ended if fails is False else None,
             ),
-            live=live,
+            live=live, turned=tuple(self._turned),
         )  # fmt: skip
 
     def _took(self) -> Bounds:
@@ -218,21 +178,21 @@ class CallWalk:
         high = None if self._now.high is None else self._now.high - (self._begin.high or 0)
         return Bounds(self._now.low - self._begin.low, high)
 
-    def _recorded_end(self) -> _End:
+    def _recorded_end(self) -> End:
         call = self._call
         last = call.tries[-1] if call.tries else None
         if call.status == "ok" and last is not None:
-            return _End("answer", last.span_id)
+            return End("answer", last.span_id)
         if last is not None and _kept(last) and call.error_class == _class_of(last):
-            return _End("flawed answer", last.answer or "")
+            return End("flawed answer", last.answer or "")
         return self._error(call.error_class or "unknown", call.error_type, call.message)
 
-    def _error(self, name: str, kind: str | None, message: str | None) -> _End:
+    def _error(self, name: str, kind: str | None, message: str | None) -> End:
         """Return an error as the agent sees it: a tool's by its words, which a model reads."""
         words = self._call.operation == "tool" and kind not in _OWN
-        return _End("error", name, kind, message if words else None)
+        return End("error", name, kind, message if words else None)
 
-    def _tail(self, end: _End) -> None:
+    def _tail(self, end: End) -> None:
         """Add what the guard took after the last attempt, where it is the recorded last one."""
         call = self._call
         if not (self._in_step and self._made == len(call.tries) and end == self._recorded_end()):
@@ -244,25 +204,25 @@ class CallWalk:
                 just(call.end_ns - (call.tries[-1].end_ns if call.tries else call.start_ns))
             )
 
-    def _until_done(self) -> _End:
+    def _until_done(self) -> Steps[End]:
         call = self._call
         if call.due_ns:
             self._later(just(call.due_ns[0] - call.start_ns))
         while True:
-            end = self._before_try()
-            event = self._try() if end is None else end
-            if isinstance(event, _End):
+            end = yield from self._before_try()
+            event = end if end is not None else (yield from self._try())
+            if isinstance(event, End):
                 return event
             if isinstance(event, Succeeded):
-                return _End("answer", self._last.span_id if self._last else "")
-            ended = self._after(event)
+                return End("answer", self._last.span_id if self._last else "")
+            ended = yield from self._after(event)
             if ended is not None:
                 return ended
 
-    def _after(self, event: Event) -> _End | None:
+    def _after(self, event: Event) -> Steps[End | None]:
         """Do what the policy says, until an attempt is due (None) or the call is over."""
         while True:
-            action, seconds = self._decide(event)
+            action, seconds = yield from self._decide(event)
             if isinstance(action, Stop):
                 return self._given_up(action.reason)
             if isinstance(action, Wait):
@@ -278,9 +238,9 @@ class CallWalk:
                     self._later(self._gap("fallback") or ZERO)
                 return None
 
-    def _given_up(self, reason: str) -> _End:
+    def _given_up(self, reason: str) -> End:
         if self._last is not None and _kept(self._last):
-            return _End("flawed answer", self._last.answer or "")
+            return End("flawed answer", self._last.answer or "")
         if self._failure is None:
             return self._error(reason, "CallRefused", None)
         message = None if self._last is None else self._last.message
@@ -296,25 +256,46 @@ class CallWalk:
 
     # -- before an attempt -----------------------------------------------------------------------
 
-    def _before_try(self) -> _End | Refused | None:
+    def _before_try(self) -> Steps[End | Refused | None]:
         """Return what keeps the attempt from being made, or None."""
         left = self._left()
         assert left.high is not None  # noqa: S101
         if left.high <= 0:
-            return _End("error", "timeout_total", "DeadlineExceeded")
+            return End("error", "timeout_total", "DeadlineExceeded")
         if left.low <= 0:
-            raise _OpenEnd("whether the deadline has passed depends on the length of a wait")
+            raise OpenEnd("whether the deadline has passed depends on the length of a wait")
         key = self._order[self._state.tier]
         doubt = self._doubt(self._breaker(key), self._now)
         if doubt is not None:
-            raise _OpenEnd(doubt)
-        refusal = self._refusal()
+            raise OpenEnd(doubt)
+        answer = yield Acquire(self._now, self._breaker(key))
+        self._permit = answer if isinstance(answer, Permit) else None
+        refusal = self._refusal() if answer is None else self._told(answer)
         if refusal is not None:
             return Refused(
                 error_class=refusal.error_class,  # type: ignore[arg-type]
                 wait_s=refusal.wait_s, time_left_s=left.high / NANO,
             )  # fmt: skip
-        return None if self._affordable(key) else _End("error", "budget_exceeded", "BudgetExceeded")
+        if self._affordable(key):
+            return None
+        if self._permit is not None:
+            at = self._now
+            yield Settle(at, self._breaker(key), self._permit, "uncounted", 0, 0.0)
+        return End("error", "budget_exceeded", "BudgetExceeded")
+
+    def _told(self, answer: Permit | Turned) -> Turned | None:
+        """Return the refusal a breaker gives now, and note whether it gave it then."""
+        rest = self._call.refusals[self._refused :]
+        then = self._in_step and bool(rest) and rest[0].after == self._made
+        if isinstance(answer, Permit):
+            self._in_step = self._in_step and not then
+            return None
+        self._turned.append((self._breaker(self._order[self._state.tier]), self._now))
+        if then:
+            self._refused += 1
+        else:
+            self._in_step = False
+        return answer
 
     def _breaker(self, key: str) -> str:
         return f"{self._call.operation}:{key}"
@@ -329,7 +310,7 @@ class CallWalk:
             self._refused += 1
             return refusals[self._refused - 1]
         if here or not self._in_step:
-            raise _OpenEnd("a breaker refused it then; whether it does now depends on other calls")
+            raise OpenEnd("a breaker refused it then; whether it does now depends on other calls")
         return None
 
     def _affordable(self, key: str) -> bool:
@@ -370,20 +351,20 @@ class CallWalk:
             return True
         if self._lenient:
             return True
-        raise _OpenEnd(
+        raise OpenEnd(
             "whether its reservation fits the budget is not in the record", unaffordable=True
         )
 
     # -- an attempt ------------------------------------------------------------------------------
 
-    def _try(self) -> Event | _End:
+    def _try(self) -> Steps[Event | End]:
         key = self._order[self._state.tier]
         tries = [t for t in self._call.tries if t.key == key]
         n = self._used[key]
         if n == len(tries):
             if self._cancelled_here():
                 return self._recorded_end()
-            raise _OpenEnd(f"attempt {n + 1} on {key} was never made", live=key)
+            raise OpenEnd(f"attempt {n + 1} on {key} was never made", live=key)
         self._used[key] += 1
         tried = tries[n]
         self._in_step = (
@@ -394,12 +375,13 @@ class CallWalk:
         self._last = tried
         if tried.interrupted:
             if not (self._in_step and self._timely):
-                raise _OpenEnd("it was cancelled from outside, at another time of the call")
-            self._charge(tried, just(tried.took_ns), tried.failure, self._money.of_try(tried))
+                raise OpenEnd("it was cancelled from outside, at another time of the call")
+            cost = self._money.of_try(tried)
+            yield from self._charge(tried, just(tried.took_ns), tried.failure, cost)
             self._later(just(self._call.end_ns - tried.end_ns))
             return self._recorded_end()
         took, failure, cost = self._outcome(tried, key)
-        self._charge(tried, took, failure, cost)
+        yield from self._charge(tried, took, failure, cost)
         self._failure = failure
         if failure is None:
             return Succeeded()
@@ -411,11 +393,13 @@ class CallWalk:
         if not (call.interrupted and self._made == len(call.tries)):
             return False
         if not (self._in_step and self._timely):
-            raise _OpenEnd("it was cancelled from outside, at another time of the call")
+            raise OpenEnd("it was cancelled from outside, at another time of the call")
         self._now = just(call.end_ns)
         return True
 
-    def _charge(self, tried: Try, took: Bounds, failure: Failure | None, cost: Bounds) -> None:
+    def _charge(
+        self, tried: Try, took: Bounds, failure: Failure | None, cost: Bounds
+    ) -> Steps[None]:
         row = None if failure is None else TAXONOMY.get(failure.error_class)
         start = self._now
         self._timely = self._timely and took == just(tried.took_ns)
@@ -427,13 +411,18 @@ class CallWalk:
             key=self._breaker(tried.key), start=start, end=self._now, outcome=_OUTCOMES[effect],
             throttle_s=asked or 0.0,
         ))  # fmt: skip
+        if self._permit is not None:
+            yield Settle(
+                self._now, self._breaker(tried.key), self._permit, _OUTCOMES[effect], took.low,
+                asked or 0.0,
+            )  # fmt: skip
 
     def _outcome(self, tried: Try, key: str) -> tuple[Bounds, Failure | None, Bounds]:
         """Return how an attempt ends within the time it may take now: time, failure, cost."""
         left = self._left()
         allowed = round(self._policy.attempt_timeout_s * NANO)
         assert left.high is not None  # noqa: S101
-        limit = _Limit(min(allowed, left.low), min(allowed, left.high))
+        limit = Limit(min(allowed, left.low), min(allowed, left.high))
         then = self._limit_then(tried)
         as_recorded = just(tried.took_ns), tried.failure, self._money.of_try(tried)
         if then is not None and abs(limit.low - then) + abs(limit.high - then) <= _TICK:
@@ -444,16 +433,16 @@ class CallWalk:
             if self._call.operation == "tool" and _class_of(tried) not in _TIMEOUTS:
                 if then is not None and tried.took_ns > then + _LATE:
                     return as_recorded  # it took longer than it might: this tool is not cut
-                raise _OpenEnd("whether the tool would have been cut is not in the record")
+                raise OpenEnd("whether the tool would have been cut is not in the record")
             if tried.took_ns <= limit.high:
-                raise _OpenEnd("whether it was cut depends on the length of a wait")
+                raise OpenEnd("whether it was cut depends on the length of a wait")
         elif limit.high > tried.took_ns:
-            raise _OpenEnd(
+            raise OpenEnd(
                 f"an attempt on {key} was cut after {tried.took_ns / NANO:g} s, what a longer wait "
                 "would have brought was not seen", live=key,
             )  # fmt: skip
         if tried.streamed:
-            raise _OpenEnd("when the pieces of its stream came is not in the record")
+            raise OpenEnd("when the pieces of its stream came is not in the record")
         return (
             Bounds(limit.low, limit.high),
             self._cut(left, allowed),
@@ -479,13 +468,13 @@ class CallWalk:
         if left.high <= allowed:
             return Failure(error_class="timeout_total", error_type="DeadlineExceeded")
         if left.low <= allowed:
-            raise _OpenEnd("whether its time-out or the deadline cuts it depends on a wait")
+            raise OpenEnd("whether its time-out or the deadline cuts it depends on a wait")
         name = "timeout_read" if self._call.operation == "model" else "tool_timeout"
         return Failure(error_class=name, error_type="AttemptTimeout")
 
     # -- what follows ----------------------------------------------------------------------------
 
-    def _decide(self, event: Event) -> tuple[Action, Bounds]:
+    def _decide(self, event: Event) -> Steps[tuple[Action, Bounds]]:
         """Ask the policy at both ends of what is not known; return its action and its wait."""
         if isinstance(event, Waited):
             self._state, action = decide(self._policy, self._state, event)
@@ -497,7 +486,7 @@ class CallWalk:
         action, state, waits = self._both(event, budgeted=True)
         sends_nothing = isinstance(action, Fallback) and action.tier in self._state.stand_ins
         asks = not (isinstance(action, Stop) or sends_nothing or event is self._asked)
-        if asks and not self._granted(event):
+        if asks and not (yield from self._granted(event)):
             action, state, waits = self._both(event, budgeted=False)
         self._asked = event
         self._state = state
@@ -514,10 +503,10 @@ class CallWalk:
         ]  # fmt: skip
         (state, low), (_, high) = ends
         if type(low) is not type(high) or getattr(low, "tier", 0) != getattr(high, "tier", 0):
-            raise _OpenEnd("whether there is time for a wait depends on its jitter")
+            raise OpenEnd("whether there is time for a wait depends on its jitter")
         return low, state, _seconds(low, high)
 
-    def _granted(self, event: Failed) -> bool:
+    def _granted(self, event: Failed) -> Steps[bool]:
         """Return whether the retry budget grants another request.
 
         What it said then stands only while nothing differs.
@@ -525,11 +514,15 @@ class CallWalk:
         cost = TAXONOMY[event.failure.error_class].retry_cost
         doubt = self._doubt(None, self._now)
         if doubt is not None:
-            raise _OpenEnd(doubt)
-        if self._last is not None and self._last.unbudgeted:
+            raise OpenEnd(doubt)
+        answer = yield Take(self._now, cost)
+        if answer == 0:
+            self._turned.append((None, self._now))
+            return False
+        if answer is None and self._last is not None and self._last.unbudgeted:
             if self._in_step and self._timely:
                 return False
-            raise _OpenEnd("the retry budget refused then; whether it does now depends on others")
+            raise OpenEnd("the retry budget refused then; whether it does now depends on others")
         self._retries.append((self._now, cost))
         return True
 
@@ -583,7 +576,7 @@ class CallWalk:
         """Take the recorded outcome of a renewal, where there was one at this place."""
         gap = self._gap("renew")
         if not self._in_step or self._call.renewed is None or (self._call.renewed and gap is None):
-            raise _OpenEnd("whether a fresh credential could be had is not in the record")
+            raise OpenEnd("whether a fresh credential could be had is not in the record")
         if not self._call.renewed:
             return event
         self._later(gap or ZERO)
@@ -605,5 +598,5 @@ def _class_of(tried: Try) -> str | None:
     return None if tried.failure is None else tried.failure.error_class
 
 
-def _said(end: _End) -> str:
+def _said(end: End) -> str:
     return end.what if end.what != "error" else end.name
