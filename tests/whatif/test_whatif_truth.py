@@ -16,6 +16,11 @@ PAIRS = {
     "shorter time-out": (Settings(), Settings(policy=Policy(attempt_timeout_s=8.0)), {}),
     "longer time-out": (Settings(policy=Policy(attempt_timeout_s=8.0)), Settings(), {}),
     "another cap": (Settings(), Settings(policy=Policy(backoff_cap_s=2.0)), {"faults": 0.3}),
+    "a longer cap, and a breaker that refuses": (
+        Settings(policy=Policy(backoff_cap_s=1.0)),
+        Settings(policy=Policy(backoff_cap_s=20.0)),
+        {"faults": 0.3, "seed": 1009},
+    ),
     "shorter deadline": (Settings(), Settings(policy=Policy(deadline_s=20.0)), {}),
     "less budget": (Settings(budget_usd=0.05), Settings(budget_usd=0.004), {"personal": True}),
     "more budget": (Settings(budget_usd=0.004), Settings(budget_usd=0.05), {}),
@@ -28,7 +33,7 @@ PAIRS = {
 def test_what_is_said_holds_where_the_other_policy_really_runs(name, tmp_path) -> None:
     """Exact is the truth, and the truth lies within every interval."""
     recorded, other, night = PAIRS[name]
-    traffic = Night(11, runs=10, **night)
+    traffic = Night(**{"seed": 11, "runs": 10} | night)
     was = traffic.play(tmp_path / "a", recorded)
     truth = [truth_of(pack) for pack in traffic.play(tmp_path / "b", other).values()]
     world = World(policy=other.policy, budget_usd=other.budget_usd or 0.0, chain=other.chain)

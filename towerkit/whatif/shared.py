@@ -200,13 +200,9 @@ def _doubted(
             may_open[key] = min(at, may_open.get(key, _NEVER))
         else:
             doubted[key].add((first, _NEVER))
-    vague = {t.key for *_, t, _ in events if not t.certain or t.start.low != t.start.high}
-    for record, walk in zip(records, walks, strict=True):
-        for refused, when in walk.turned:
-            # Refused in the walk of what is known: what is not might have kept it from that.
-            at, key = record.started_ns + when.low, _RETRIES if refused is None else refused
-            if at >= first and (refused is None or key in vague):
-                doubted[key].add((at, at + 1))
+    for key, at in _turned(records, walks, events):
+        if at >= first:
+            doubted[key].add((at, at + 1))
     for key, opens in may_open.items():
         start = max(first, opens)
         doubted[key] |= {(max(low, start), high) for low, high in bad.get(key, ()) if high > start}
@@ -218,6 +214,22 @@ def _doubted(
     if spent is not None or unbudgeted:
         doubted[_RETRIES].add((first if unbudgeted else max(first, spent or 0), _NEVER))
     return doubted
+
+
+def _turned(
+    records: Sequence[Record], walks: Sequence[RunWalk], events: Sequence[_Event]
+) -> list[tuple[str, int]]:
+    """Return when something was refused in the walk of what is known.
+
+    What is not known might have kept it from that, where any of it is on the same key.
+    """
+    vague = {t.key for *_, t, _ in events if not t.certain or t.start.low != t.start.high}
+    return [
+        (_RETRIES if key is None else key, record.started_ns + when.low)
+        for record, walk in zip(records, walks, strict=True)
+        for key, when in walk.turned
+        if key is None or key in vague
+    ]
 
 
 def _bad_times(events: Sequence[_Event], limits: Limits) -> dict[str, set[Times]]:

@@ -193,16 +193,13 @@ class CallWalk:
         return End("error", name, kind, message if words else None)
 
     def _tail(self, end: End) -> None:
-        """Add what the guard took after the last attempt, where it is the recorded last one."""
+        """Add what the guard took after the last event, where it is the recorded last one."""
         call = self._call
-        if not (self._in_step and self._made == len(call.tries) and end == self._recorded_end()):
+        done = self._made == len(call.tries) and self._refused == len(call.refusals)
+        if call.interrupted or not (self._in_step and done and end == self._recorded_end()):
             return
-        if self._timely and call.refusals:
-            self._now = just(call.end_ns)
-        elif not call.interrupted:
-            self._later(
-                just(call.end_ns - (call.tries[-1].end_ns if call.tries else call.start_ns))
-            )
+        last = max([call.start_ns, *call.due_ns[-1:], *(t.end_ns for t in call.tries[-1:])])
+        self._later(just(call.end_ns - last))
 
     def _until_done(self) -> Steps[End]:
         call = self._call
