@@ -5,7 +5,8 @@ Rule: a walk asks by what it yields (`Ask`) and is sent an answer; None is "as i
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Generator
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -53,6 +54,14 @@ class Answered(msgspec.Struct, frozen=True):
 
 
 Ask = Began | Acquire | Settle | Take | Answered
+T = TypeVar("T")
+# What a walk yields and is sent; the answers are as each `Ask` says.
+Steps = Generator[Ask, Any, T]
+
+# How an attempt counts for its breaker, by what the taxonomy's row says: as in the guard.
+OUTCOMES: dict[str, Outcome] = {
+    "failure": "failure", "neutral": "success", "uncounted": "uncounted", "throttle": "uncounted",
+}  # fmt: skip
 
 
 class Live(msgspec.Struct, frozen=True, kw_only=True):

@@ -56,6 +56,16 @@ class Try(msgspec.Struct, frozen=True, kw_only=True):
         """When it ended."""
         return self.start_ns + self.took_ns
 
+    @property
+    def error_class(self) -> str | None:
+        """Its row of the taxonomy; None where the answer stood."""
+        return None if self.failure is None else self.failure.error_class
+
+    @property
+    def kept(self) -> bool:
+        """Whether it failed with an answer: the agent gets that where none is better."""
+        return self.failure is not None and self.answer is not None and not self.streamed
+
 
 class Refusal(msgspec.Struct, frozen=True):
     """A recorded refusal of a breaker: when, after how many attempts of the call, why, how long."""

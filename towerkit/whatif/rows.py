@@ -16,10 +16,10 @@ from towerkit.reliability.policy import Policy
 from towerkit.reliability.progress import Progress
 from towerkit.reliability.taxonomy import TAXONOMY
 from towerkit.whatif.bounds import ZERO, Bounds, just, total
-from towerkit.whatif.ends import Live, Walked
+from towerkit.whatif.ends import Live, Steps, Walked
 from towerkit.whatif.money import Money
 from towerkit.whatif.record import Call, Record, Try
-from towerkit.whatif.walk import CallWalk, Steps
+from towerkit.whatif.walk import CallWalk
 from towerkit.whatif.world import Doubt, Spending, Touch, World, no_doubt
 
 Label = Literal["exact", "bounded", "unknown"]

@@ -19,11 +19,11 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from towerkit.reliability.breaker import NS, Breaker, Limits, Permit, Refusal, RetryBudget
+from towerkit.reliability.taxonomy import TAXONOMY
 from towerkit.whatif.bounds import Bounds, just
-from towerkit.whatif.ends import Acquire, Answered, Ask, Began, Settle, Take
+from towerkit.whatif.ends import OUTCOMES, Acquire, Answered, Ask, Began, Settle, Steps, Take
 from towerkit.whatif.record import Record
 from towerkit.whatif.rows import RunWalk, run_steps, walk_run
-from towerkit.whatif.walk import Steps
 from towerkit.whatif.world import Doubt, Spending, Touch, World
 
 _NEVER = 1 << 63  # nanoseconds: later than anything
@@ -96,9 +96,11 @@ def _parts(members: list[int], records: Sequence[Record]) -> list[tuple[list[int
     together = [records[i] for i in members]
     if _explained(together):
         return [(members, _simulated)]
-    if _one_tower(together):
+    if all(_explained([record]) for record in together):
+        return [([i], _simulated) for i in members]
+    if _one_tower(together) or _refused_then(together):
         return [(members, _as_recorded)]
-    return [([i], _simulated if _explained([records[i]]) else _as_recorded) for i in members]
+    return [([i], _as_recorded) for i in members]
 
 
 def _explained(records: Sequence[Record]) -> bool:
@@ -235,8 +237,8 @@ def _turned(
 def _bad_times(events: Sequence[_Event], limits: Limits) -> dict[str, set[Times]]:
     """Return when a breaker that may open may be open, or let only some through.
 
-    It opens when an attempt failed or was slow, for `open_s`; probes may be used up where as many
-    attempts as there are probes are under way.
+    It opens for `open_s` when an attempt failed or was slow; probes may be used up where more
+    attempts than those are under way.
     """
     found: dict[str, set[Times]] = defaultdict(set)
     under_way: dict[str, int] = defaultdict(int)
@@ -297,10 +299,26 @@ def _one_tower(records: Sequence[Record]) -> bool:
     return _out_of_budget(_spendings(records, [m[1] for m in made])) is None
 
 
-def _recorded(record: Record) -> tuple[tuple[Touch, ...], tuple[Spending, ...]]:
+def _recorded(record: Record) -> tuple[list[Touch], list[Spending]]:
     """Return what the breakers and the retry budget saw of a run."""
-    same = walk_run(record, World())
-    return same.touches, same.spending
+    touches, spendings = [], []
+    for call in record.calls:
+        for tried in call.tries:
+            failure = tried.failure
+            row = None if failure is None else TAXONOMY.get(failure.error_class)
+            effect = "neutral" if row is None else row.breaker
+            asked = failure.retry_after_s if failure is not None and effect == "throttle" else None
+            touches.append(Touch(
+                key=f"{call.operation}:{tried.key}", start=just(tried.start_ns),
+                end=just(tried.end_ns), outcome=OUTCOMES[effect], throttle_s=asked or 0.0,
+            ))  # fmt: skip
+        retries = tuple(
+            (just(t.end_ns), TAXONOMY[t.failure.error_class].retry_cost)
+            for t in call.tries if t.failure is not None and t.then is not None
+        )  # fmt: skip
+        well = just(call.end_ns) if call.status == "ok" else None
+        spendings.append(Spending(start=just(call.start_ns), retries=retries, succeeded=well))
+    return touches, spendings
 
 
 def _merged(records: Sequence[Record], touches: Iterable[Iterable[Touch]]) -> list[_Event]:

@@ -11,15 +11,14 @@ have any length that the policy allows.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator
 from math import ceil, floor
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 import msgspec
 
 from towerkit.cost.ledger import NANO
 from towerkit.cost.prices import FREE
-from towerkit.reliability.breaker import Outcome, Permit
+from towerkit.reliability.breaker import Permit
 from towerkit.reliability.breaker import Refusal as Turned
 from towerkit.reliability.classify import Failure
 from towerkit.reliability.policy import (
@@ -41,15 +40,16 @@ from towerkit.reliability.policy import (
 from towerkit.reliability.taxonomy import TAXONOMY
 from towerkit.whatif.bounds import ZERO, Bounds, just
 from towerkit.whatif.ends import (
+    OUTCOMES,
     Acquire,
     Answered,
-    Ask,
     Began,
     End,
     Limit,
     Live,
     OpenEnd,
     Settle,
+    Steps,
     Take,
     Walked,
 )
@@ -57,16 +57,9 @@ from towerkit.whatif.money import Money
 from towerkit.whatif.record import Call, Record, Refusal, Try
 from towerkit.whatif.world import Doubt, Spending, Touch, World
 
-T = TypeVar("T")
-# What a walk yields and is sent; the answers are as each `Ask` says.
-Steps = Generator[Ask, Any, T]
-
 _TIMEOUTS = {"timeout_read", "timeout_connect", "timeout_total", "tool_timeout"}
 # The tower's own errors: what they say names limits that another policy sets otherwise.
 _OWN = {"AttemptTimeout", "BudgetExceeded", "CallRefused", "DeadlineExceeded"}
-_OUTCOMES: dict[str, Outcome] = {
-    "failure": "failure", "neutral": "success", "uncounted": "uncounted", "throttle": "uncounted",
-}  # fmt: skip
 _TICK = 1_000  # nanoseconds: two times that differ by less are one
 _LATE = 1_000_000  # nanoseconds by which a real clock's cut may come late
 
@@ -183,7 +176,7 @@ class CallWalk:
         last = call.tries[-1] if call.tries else None
         if call.status == "ok" and last is not None:
             return End("answer", last.span_id)
-        if last is not None and _kept(last) and call.error_class == _class_of(last):
+        if last is not None and last.kept and call.error_class == last.error_class:
             return End("flawed answer", last.answer or "")
         return self._error(call.error_class or "unknown", call.error_type, call.message)
 
@@ -236,7 +229,7 @@ class CallWalk:
                 return None
 
     def _given_up(self, reason: str) -> End:
-        if self._last is not None and _kept(self._last):
+        if self._last is not None and self._last.kept:
             return End("flawed answer", self._last.answer or "")
         if self._failure is None:
             return self._error(reason, "CallRefused", None)
@@ -405,12 +398,12 @@ class CallWalk:
         effect = "neutral" if row is None else row.breaker
         asked = failure.retry_after_s if failure is not None and effect == "throttle" else None
         self._touches.append(Touch(
-            key=self._breaker(tried.key), start=start, end=self._now, outcome=_OUTCOMES[effect],
+            key=self._breaker(tried.key), start=start, end=self._now, outcome=OUTCOMES[effect],
             throttle_s=asked or 0.0,
         ))  # fmt: skip
         if self._permit is not None:
             yield Settle(
-                self._now, self._breaker(tried.key), self._permit, _OUTCOMES[effect], took.low,
+                self._now, self._breaker(tried.key), self._permit, OUTCOMES[effect], took.low,
                 asked or 0.0,
             )  # fmt: skip
 
@@ -427,7 +420,7 @@ class CallWalk:
         if self._by_itself(tried, then):
             if tried.took_ns <= limit.low:
                 return as_recorded
-            if self._call.operation == "tool" and _class_of(tried) not in _TIMEOUTS:
+            if self._call.operation == "tool" and tried.error_class not in _TIMEOUTS:
                 if then is not None and tried.took_ns > then + _LATE:
                     return as_recorded  # it took longer than it might: this tool is not cut
                 raise OpenEnd("whether the tool would have been cut is not in the record")
@@ -449,7 +442,7 @@ class CallWalk:
     @staticmethod
     def _by_itself(tried: Try, then: int | None) -> bool:
         """Return whether an attempt ended before its limit, by its own or a tool's time-out."""
-        cut = _class_of(tried) in _TIMEOUTS
+        cut = tried.error_class in _TIMEOUTS
         return not cut or (then is not None and tried.took_ns < then - _LATE)
 
     def _limit_then(self, tried: Try) -> int | None:
@@ -500,8 +493,19 @@ class CallWalk:
         ]  # fmt: skip
         (state, low), (_, high) = ends
         if type(low) is not type(high) or getattr(low, "tier", 0) != getattr(high, "tier", 0):
-            raise OpenEnd("whether there is time for a wait depends on its jitter")
+            if not self._waits_as_then():
+                raise OpenEnd("whether there is time for a wait depends on its jitter")
+            waited = self._last is not None and self._last.then == "wait"
+            state, low = next(e for e in ends if isinstance(e[1], Wait) == waited)
+            high = low
         return low, state, _seconds(low, high)
+
+    def _waits_as_then(self) -> bool:
+        """Return whether a wait was weighed against the same limits at the same time."""
+        old, new = self._old, self._policy
+        limits = ("deadline_s", "backoff_cap_s", "max_retry_after_s")
+        same = old is not None and all(getattr(old, n) == getattr(new, n) for n in limits)
+        return same and self._in_step and self._timely
 
     def _granted(self, event: Failed) -> Steps[bool]:
         """Return whether the retry budget grants another request.
@@ -584,15 +588,6 @@ def _seconds(low: Action, high: Action) -> Bounds:
     if not (isinstance(low, Wait) and isinstance(high, Wait)):
         return ZERO
     return Bounds(floor(low.seconds * NANO), ceil(high.seconds * NANO))
-
-
-def _kept(tried: Try) -> bool:
-    """Return whether a failed attempt was answered: the agent gets that where none is better."""
-    return tried.failure is not None and tried.answer is not None and not tried.streamed
-
-
-def _class_of(tried: Try) -> str | None:
-    return None if tried.failure is None else tried.failure.error_class
 
 
 def _said(end: End) -> str:
