@@ -71,21 +71,23 @@ def test_stopping_earlier_with_the_same_error_is_exact(tmp_path) -> None:
 def test_a_day_of_prices_prices_every_charge(records) -> None:
     """With a real model the charge is that of the day; without a price it is not known."""
 
-    def priced(record: Record, model: str) -> Record:
-        charge = Charge("openai", model, Usage(input_tokens=10**6, output_tokens=0), 5)
+    def priced(record: Record, model: str, then: int | None) -> Record:
+        charge = Charge("openai", model, Usage(input_tokens=10**6, output_tokens=0), then)
         first = next(c for c in record.calls if c.tries and c.operation == "model")
         tried = msgspec.structs.replace(first.tries[0], charges=(charge,))
         call = msgspec.structs.replace(first, tries=(tried, *first.tries[1:]))
         return msgspec.structs.replace(record, calls=(call,), policy=None, loose=())
 
     world = World(price_at_ns=as_of("2026-01-05"))
-    found = whatif([priced(records[0], "gpt-4o")], world)
+    found = whatif([priced(records[0], "gpt-4o", 2_500_000_000)], world)
     others = sum(c.nanousd for t in records[0].calls[0].tries[1:] for c in t.charges)
     assert cost_of(found).low - others == 2_500_000_000
     assert found.rows["exact"] == 1
-    none = whatif([priced(records[0], "no-such-model")], world)
+    none = whatif([priced(records[0], "no-such-model", None)], world)
     assert cost_of(none).high is None
     assert none.rows["unknown"] == 1
+    odd = whatif([priced(records[0], "gpt-4o", 5)], world)  # by something the pack does not keep
+    assert cost_of(odd).high is None
 
 
 def test_a_pack_that_names_no_policy_says_so(records) -> None:

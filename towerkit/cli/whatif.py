@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from towerkit.cli.base import cli, emit, json_option, open_store, progress, store_option
+from towerkit.cli.base import cli, emit, json_option, open_store, progress, say, store_option
 from towerkit.privacy.safe_text import safe_text
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def whatif_command(
     if as_json:
         emit(found)
     else:
-        click.echo("\n".join(lines))
+        say("\n".join(lines))
 
 
 def _lines(found: WhatIf) -> list[str]:

@@ -15,8 +15,8 @@ import msgspec
 from towerkit.core.canonical import canonical_json
 from towerkit.core.types import Usage
 from towerkit.cost.prices import price
-from towerkit.whatif.bounds import ZERO, Bounds, just
-from towerkit.whatif.record import Call, Record, Try
+from towerkit.whatif.bounds import ZERO, Bounds
+from towerkit.whatif.record import Call, Charge, Record, Try
 
 # What redaction leaves in the place of a value, and the most bytes it can have stood for: an
 # address of 320 is the longest of the personal classes, a key or a token may be much longer.
@@ -43,16 +43,30 @@ class Money:
 
     def of_try(self, tried: Try) -> Bounds:
         """Return what a recorded attempt is charged; without an upper end where that is unknown."""
+        return self._of(tried.charges, self._record.started_ns + tried.start_ns)
+
+    def _of(self, charges: tuple[Charge, ...], made_ns: int) -> Bounds:
         low, known = 0, True
-        for charge in tried.charges:
-            cost = charge.nanousd
-            if self._at is not None and charge.model is not None:
-                found = price(
-                    charge.usage, model=charge.model, provider=charge.provider, at_unix_ns=self._at
-                )
-                cost = None if found is None else found.nanousd
+        for charge in charges:
+            cost = charge.nanousd if self._at is None else self._again(charge, made_ns, self._at)
             low, known = low + (cost or 0), known and cost is not None
         return Bounds(low, low if known else None)
+
+    @staticmethod
+    def _again(charge: Charge, made_ns: int, at_ns: int) -> int | None:
+        """Return a charge at another day's prices; None where its own day's are not what it cost.
+
+        Then it was priced by something that a pack does not keep, and that has no price here.
+        """
+        if charge.model is None:
+            return None
+        then, now = (
+            price(charge.usage, model=charge.model, provider=charge.provider, at_unix_ns=at)
+            for at in (made_ns, at_ns)
+        )
+        if charge.nanousd is not None and (then is None or then.nanousd != charge.nanousd):
+            return None
+        return None if now is None else now.nanousd
 
     def size(self, call: Call) -> Size | None:
         """Return how large a model call's request is; None where the pack does not keep it."""
@@ -143,10 +157,7 @@ class Money:
 
     def loose(self) -> Bounds:
         """Return what the run was charged outside of guarded calls."""
-        made = sum(c.nanousd or 0 for c in self._record.loose)
-        return just(made) if all(c.nanousd is not None for c in self._record.loose) else Bounds(
-            made, None
-        )  # fmt: skip
+        return self._of(self._record.loose, self._record.started_ns)
 
 
 def _taken_out(parts: list[bytes]) -> tuple[int, int]:

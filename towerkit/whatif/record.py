@@ -197,7 +197,7 @@ def _charges(pack: Pack) -> dict[str, list[Charge]]:
     found: dict[str, list[Charge]] = {}
     for row in pack.frame("costs").sort("seq").rows(named=True):
         if row["purpose"] == "agent":
-            usage = Usage(**{name: row[name] for name in Usage.__struct_fields__})
+            usage = Usage(**{name: row[name] for name in Usage.__struct_fields__ if name in row})
             charge = Charge(row["provider"], row["model"], usage, row["cost_nanousd"])
             found.setdefault(row["span_id"], []).append(charge)
     return found
