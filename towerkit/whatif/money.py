@@ -15,6 +15,7 @@ import msgspec
 from towerkit.core.canonical import canonical_json
 from towerkit.core.types import Usage
 from towerkit.cost.prices import price
+from towerkit.cost.tokens import BYTES_A_TOKEN, FRAME, MESSAGE, TOOLS_FRAME
 from towerkit.whatif.bounds import ZERO, Bounds
 from towerkit.whatif.record import Call, Charge, Record, Try
 
@@ -26,10 +27,14 @@ _MOST, _MOST_SECRET = 320, 8192
 
 
 class Size(msgspec.Struct, frozen=True):
-    """The guard's estimate of a request's input tokens, and the output tokens it allows."""
+    """A request's input tokens: what the guard's bound lies between, and the likely number.
+
+    `max_tokens` are the output tokens it allows.
+    """
 
     low: int
     high: int
+    likely: int
     max_tokens: int
 
 
@@ -87,9 +92,10 @@ class Money:
         tools = canonical_json(body.get("tools") or [])
         # [[message,message],tools]: two pairs of brackets, and the commas between.
         length = sum(map(len, parts)) + max(0, len(parts) - 1) + 2 + len(tools) + 3
-        least, most = _taken_out([*parts, tools])
-        low, high = ((length + change) // 3 + 16 for change in (least, most))
-        return Size(low, high, int(body["max_tokens"]))
+        # The guard's bound depends on what it had learnt of the model's tokens by then: at most a
+        # token a byte and what frames it, at least nothing.
+        most = length + _taken_out([*parts, tools]) + FRAME + TOOLS_FRAME + MESSAGE * len(parts)
+        return Size(0, most, round(length / BYTES_A_TOKEN), int(body["max_tokens"]))
 
     def _body(self, digest: str) -> Any:
         raw = self._record.bodies.get(digest)
@@ -123,8 +129,7 @@ class Money:
             return ZERO
         size = self.size(call)
         ends = (None, None) if size is None else (
-            self._priced(call, key, size.low * 3 // 4, 0),
-            self._priced(call, key, size.high * 3 // 4, 0),
+            self._priced(call, key, size.low, 0), self._priced(call, key, size.high, 0),
         )  # fmt: skip
         return Bounds(ends[0] or 0, ends[1])
 
@@ -142,7 +147,7 @@ class Money:
         tokens_in = usage.input_tokens if usage is not None else None
         tokens_out = usage.output_tokens if usage is not None else None
         if size is not None:
-            tokens_in = size.low * 3 // 4 if tokens_in is None else tokens_in
+            tokens_in = size.likely if tokens_in is None else tokens_in
             tokens_out = size.max_tokens if tokens_out is None else tokens_out
         return self._priced(call, key, tokens_in, tokens_out)
 
@@ -160,11 +165,10 @@ class Money:
         return self._of(self._record.loose, self._record.started_ns)
 
 
-def _taken_out(parts: list[bytes]) -> tuple[int, int]:
-    """Return by how many bytes a request was shorter, or longer, than what is kept of it."""
-    least = most = 0
+def _taken_out(parts: list[bytes]) -> int:
+    """Return by how many bytes a request may have been longer than what is kept of it."""
+    most = 0
     for part in parts:
         for token in _TOKEN.finditer(part):
-            most += (_MOST_SECRET if _LONG.search(token[1]) else _MOST) - len(token[0])
-            least += 1 - len(token[0])
-    return least, most
+            most += _MOST_SECRET if _LONG.search(token[1]) else _MOST
+    return most
