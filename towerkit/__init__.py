@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from towerkit.lake import compact, open_store, scan
     from towerkit.packs.store import Pack, Store
     from towerkit.reliability.policy import Policy
+    from towerkit.reliability.policy_file import load_policy
     from towerkit.replay import replay as replay_run
     from towerkit.runtime import models
     from towerkit.runtime.control import control_of
@@ -63,6 +64,7 @@ _HOMES: dict[str, tuple[str, str]] = {
     "ingest_file": ("towerkit.ingest", "ingest"),
     "judge": ("towerkit.gate", "judge"),
     "load_budget": ("towerkit.cost.plan", "load_budget"),
+    "load_policy": ("towerkit.reliability.policy_file", "load_policy"),
     "load_rules": ("towerkit.gate", "load_rules"),
     "models": ("towerkit.runtime", "models"),
     "open_store": ("towerkit.lake", "open_store"),
@@ -97,6 +99,7 @@ __all__ = [
     "ingest_file",
     "judge",
     "load_budget",
+    "load_policy",
     "load_rules",
     "models",
     "open_store",

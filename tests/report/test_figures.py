@@ -43,6 +43,19 @@ CASES = {
         {"model": "m", "cost_usd": 0.01, "wasted": True},
         {"model": EVIL, "cost_usd": None},
     ],
+    "policy_front": [
+        {
+            "name": name,
+            "front": not high,
+            "cost_low": 1.0,
+            "cost_high": high,
+            "time_low": 2.0,
+            "time_high": high,
+            "success_low": 0.5,
+            "success_high": 1.0,
+        }
+        for name, high in (("two attempts", None), (EVIL, 3.0))
+    ],
     "errors_by_class": [
         {"error_class": "overloaded", "count": 3},
         {"error_class": EVIL, "count": 1},
@@ -83,6 +96,7 @@ TITLES = {
     "suite_scores": "golden 94%,",
     "rule_intervals": "1 PASS, 1 HOLD, 1 NOT MEASURED of 3 rules",
     "cost_by_model": "$0.0400 spent, 25% of it wasted; 1 charges of unknown price left out",
+    "policy_front": "1 of 2 policies are beaten by no other",
     "errors_by_class": "4 errors, most of them overloaded",
     "drift_effects": "1 of 2 columns drifted: x",
     "latency_by_operation": "slowest: chat, 0.95 s at the 95th percentile",

@@ -107,6 +107,16 @@ def test_the_root_cause_notebook_names_the_planted_tool(store, tmp_path) -> None
     assert sorted(p.name for p in tmp_path.iterdir()) == ["why.html", "why.ipynb", "why.json"]
 
 
+def test_the_what_if_notebook_compares_policies_side_by_side(store, tmp_path) -> None:
+    """Its result is the search over the default grid, and the page draws the front."""
+    given = {"store": str(store.root), "selection": "release=old"}
+    made = run_notebook("whatif", given, out_dir=tmp_path)
+    assert made.result["runs"] == 24
+    assert len(made.result["points"]) == 6
+    assert set(made.result["front"]) <= {p["world"]["name"] for p in made.result["points"]}
+    assert "policies are beaten by no other" in made.html.read_text()
+
+
 def test_the_gate_notebook_gives_the_verdict_of_the_gate(store, tmp_path) -> None:
     """Its result is what `judge` says of the same evidence, and the page opens with it."""
     import html

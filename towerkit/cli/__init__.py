@@ -23,6 +23,7 @@ from towerkit.cli import (  # noqa: F401  they hang their commands on it
     packs,
     privacy,
     runs,
+    whatif,
 )
 from towerkit.cli.base import cli, say
 from towerkit.core.errors import TowerError

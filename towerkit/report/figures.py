@@ -235,6 +235,52 @@ def _quantiles(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return ordered.head(MAX_ROWS).rows(named=True)
 
 
+def policy_front(rows: Rows) -> Figure:
+    """Draw what policies cost against the time they take, each as an interval in both.
+
+    Rows: `name`, `front` (no other beats it), `cost_low`, `cost_high` (US dollars), `time_low`,
+    `time_high` (seconds), `success_low` and `success_high` (shares of runs). An upper end that is
+    not known (None) is drawn to the edge, dashed. A point's label is its number and its success.
+    """
+    import altair as alt  # noqa: PLC0415
+
+    ends = tuple(f"{axis}_{end}" for axis in ("cost", "time", "success") for end in ("low", "high"))
+    shown = _rows(rows, ("name", "front", *ends), (), label="name")
+    for axis in ("cost", "time"):
+        known = [r[f"{axis}_{e}"] for r in shown for e in ("low", "high")]
+        edge = max((v for v in known if v is not None), default=0.0) * 1.05
+        for r in shown:
+            r[f"{axis}_end"] = edge if r[f"{axis}_high"] is None else r[f"{axis}_high"]
+            r[f"{axis}_open"] = "end not known" if r[f"{axis}_high"] is None else "interval"
+    for i, r in enumerate(shown):
+        r["number"], r["place"] = str(i + 1), "front" if r["front"] else "beaten"
+        low, high = _share(r["success_low"]), _share(r["success_high"])
+        r["label"] = f"{i + 1}: {low}" if low == high else f"{i + 1}: {low}–{high}"
+    marks = _marks("place", {"front": (BLUE, "circle"), "beaten": (GREY, "cross")})
+    x = alt.X("cost_low:Q", title="cost of all runs, US dollars", scale=alt.Scale(zero=False))
+    y = alt.Y("time_low:Q", title="time of all runs, seconds", scale=alt.Scale(zero=False))
+    base = alt.Chart(_values(shown)).encode(x=x, y=y)
+    dash = alt.Scale(domain=["interval", "end not known"], range=[[1, 0], [4, 3]])
+    lines = [
+        base.mark_rule(color=GREY).encode(
+            strokeDash=alt.StrokeDash(f"{axis}_open:N", title=None, scale=dash),
+            **{end: f"{axis}_end:Q"},
+        )
+        for axis, end in (("cost", "x2"), ("time", "y2"))
+    ]
+    points = base.mark_point(size=80, filled=True, opacity=1).encode(**marks)
+    names = base.mark_text(align="left", dx=7, dy=-8, fontSize=11).encode(text="label:N")
+    front = [r for r in shown if r["front"]]
+    title = f"{len(front)} of {len(shown)} policies are beaten by no other"
+    said = [
+        f"{r['number']} {r['name']} {r['place']}, ${_number(r['cost_low'])} to "
+        f"{_number(r['cost_high'])}, {_number(r['time_low'])} to {_number(r['time_high'])} s, "
+        f"success {_share(r['success_low'])} to {_share(r['success_high'])}"
+        for r in shown
+    ]
+    return _draw(_sized(alt.layer(*lines, points, names), 12), title=title, said=said)
+
+
 def span_waterfall(rows: Rows) -> Figure:
     """Draw one run's spans over time. Rows as `rca.span_tree` gives them.
 

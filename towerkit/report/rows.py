@@ -15,6 +15,7 @@ from towerkit.drift.frames import tries
 from towerkit.gate import Evidence, Rule, Side, Verdict
 from towerkit.gate.intervals import wilson
 from towerkit.packs.store import Pack
+from towerkit.whatif import Search, Total
 
 Row = dict[str, Any]
 
@@ -126,3 +127,26 @@ def latency_rows(packs: Sequence[Pack]) -> list[Row]:
             for name, duration in calls.select("name", "duration_ns").rows()
         ]
     return rows
+
+
+def policy_rows(found: Search, *, common: bool = False) -> list[Row]:
+    """Return one row a world of a search, numbered: intervals of dollars, seconds and success.
+
+    `common` takes the runs that every world decides.
+    """
+    runs, best = (found.common_runs, found.common_front) if common else (found.runs, found.front)
+    rows = []
+    for number, point in enumerate(found.points, 1):
+        totals = point.common if common else point.totals
+        name = point.world.name
+        rows.append({"number": number, "name": name, "front": name in best, **point.rows,
+                     **_ends("cost", totals["cost_nanousd"], 1e9),
+                     **_ends("time", totals["latency_ns"], 1e9),
+                     **_ends("success", totals["run_success"], max(1, runs)),
+                     **_ends("failed", totals["calls_failed"], 1)})  # fmt: skip
+    return rows
+
+
+def _ends(name: str, total: Total, unit: float) -> Row:
+    high = None if total.high is None else total.high / unit
+    return {f"{name}_low": total.low / unit, f"{name}_high": high}

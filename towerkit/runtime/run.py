@@ -142,6 +142,7 @@ class Run:
             "agent_digest": None,
             "prompt_digest": None,
             "policy_digest": self.tower.policy_digest,
+            **self.tower.limits_said,
             "models": [f"{m.provider}/{m.name}" for m in self.tower.models],
             "windows": self.tower.model_state.windows,
             "renewable": self.tower.model_state.renewable,
@@ -560,6 +561,8 @@ class Run:
             response = self.recorder.content(call.tape_value(value), ordered=True)
         if failure is not None and failure.retry_after_s is not None:
             span.attributes["retry_after_s"] = failure.retry_after_s
+        if failure is not None and failure.veto:
+            span.attributes["retry_vetoed"] = True
         if what.stream and isinstance(call, StreamCall):
             chunks = canonical_text([len(piece) for piece in call.pieces])
         span.fields["response_digest"] = response

@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+import msgspec
+
 from towerkit.core.env import Env, SystemEnv
 from towerkit.core.errors import UsageError
 from towerkit.core.types import Model
@@ -117,6 +119,11 @@ class Tower:
         )
         self.policy = policy or Policy()
         self.policy_digest = self.policy.digest()
+        # What a manifest says of the limits: `whatif` asks what others would have done.
+        limits = breaker or BreakerLimits()
+        self.limits_said = {
+            "policy": msgspec.to_builtins(self.policy), "breaker": msgspec.to_builtins(limits),
+        }  # fmt: skip
         self.budget = budget or Budget(run=Limits(cost_usd=budget_usd))
         self.shared_budgets: SharedBudgets | None = None
         if self.budget.above:
@@ -125,7 +132,7 @@ class Tower:
         self.redactor = (redactor or local_redactor()).knowing(secrets)
         self.outbox = None if otel_exporter is None else Outbox(otel_exporter, content=otel_content)
         self.retry_budget = RetryBudget()
-        self._breaker_limits = breaker or BreakerLimits()
+        self._breaker_limits = limits
         self._breakers: dict[str, Breaker] = {}
         self.environment = environment
         self.durable = durable
