@@ -78,6 +78,8 @@ def agent(run: Run, task: Any, *, system: str = SYSTEM, order: int = 7) -> None:
     run.finish({"answer": answer.content, "at": run.now().isoformat(), "n": run.random()})
 
 
+# Whose code a run is of: the same for runs that are compared and opened by different modules.
+CODE = {"agent_module": "tests.agents", "agent_digest": None}
 TASK = {"question": "Where is order 7 of ann@example.com?"}
 
 
@@ -85,6 +87,6 @@ def recorded(store, *, faults=(), seed=1, **options):
     """Return the pack of one run of the agent."""
     order = options.pop("order", 7)
     tower = make_tower(store, seed=seed, **options)
-    with tower.run("orders", task=TASK, faults=faults) as run:
+    with tower.run("orders", task=TASK, faults=faults, identity=CODE) as run:
         agent(run, TASK, order=order)
     return run.pack

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.agents import SYSTEM, TASK, agent, look_up, make_tower, recorded
+from tests.agents import CODE, SYSTEM, TASK, agent, look_up, make_tower, recorded
 from towerkit.core.env import SystemEnv
 from towerkit.core.errors import AttemptTimeout, CallRefused, NoProgress
 from towerkit.core.types import Model, Response
@@ -46,7 +46,8 @@ def test_awaiting_or_not_the_pack_is_the_same(tmp_path, faults):
     """Every span, charge and tape row, retries and fallback included: one digest."""
 
     async def main():
-        with make_tower(tmp_path / "a").run("orders", task=TASK, faults=faults) as run:
+        tower = make_tower(tmp_path / "a")
+        with tower.run("orders", task=TASK, faults=faults, identity=CODE) as run:
             await aagent(run, TASK)
         return run.pack
 

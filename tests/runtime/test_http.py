@@ -529,24 +529,6 @@ def test_a_library_that_is_not_known_is_told(tmp_path):
         make(tmp_path).http_client(library="requests")
 
 
-def test_a_tape_has_no_network_answer(tmp_path):
-    """A replay of such a run says what is missing, in one sentence."""
-
-    class Recorded:
-        def admit(self, what, breaker, now_s):
-            return None
-
-        def attempt(self, what, call):
-            from towerkit.core.types import Response
-
-            return iter([Response(content="from the tape")])
-
-    tower = make(tmp_path)
-    client = over(tower, lambda _: httpx2.Response(200))
-    with client, tower.run("x", executor=Recorded()), pytest.raises(UsageError, match="replayed"):
-        client.post("http://m.test/v1/chat/completions", json=BODY)
-
-
 def test_what_the_page_shows_works_as_shown(tmp_path, monkeypatch):
     """The Python block of docs/howto/http.md runs and prints what the page says."""
     page = (Path(__file__).resolve().parents[2] / "docs/howto/http.md").read_text()

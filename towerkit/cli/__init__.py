@@ -22,6 +22,7 @@ from towerkit.cli import (  # noqa: F401  they hang their commands on it
     lake,
     packs,
     privacy,
+    replay,
     runs,
     whatif,
 )

@@ -13,7 +13,6 @@ from towerkit.cli.base import (
     json_option,
     open_store,
     progress,
-    read_text,
     say,
     scenario_option,
     seed_option,
@@ -90,25 +89,6 @@ def drift(
         )
     drifted = sum(row.drift for row in report.rows)
     say(f"[drift] {drifted} of {len(report.rows)} tests found drift at q={q:g}")
-
-
-@cli.command()
-@click.argument("run_id", metavar="RUN")
-@click.option("--prompt", type=click.Path(path_type=Path), metavar="FILE",
-              help="Replay with another system prompt.")  # fmt: skip
-@store_option
-@json_option
-def replay(run_id: str, prompt: Path | None, store: str | None, as_json: bool) -> None:
-    """Re-run a recorded scenario run offline; exit 0 when equal, 4 when it diverged."""
-    from towerkit.replay import replay_scenario
-
-    text = None if prompt is None else read_text(prompt)
-    report = replay_scenario(open_store(store).pack(run_id), prompt=text)
-    if as_json:
-        emit(report)
-    else:
-        say("\n".join(report.lines()))
-    sys.exit(0 if report.equal else 4)
 
 
 @cli.command("chaos")

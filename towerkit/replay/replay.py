@@ -1,52 +1,45 @@
-"""Replaying one run and comparing it, span by span, with its recording.
+"""Replaying one run: the agent's code again, every input from the tape.
 
-Rule: equal means the same spans in the same order with the same parents, outcomes, requests,
-answers and charges. Times are compared only where the recorded clock was virtual: a real clock is
-not the agent's doing.
+Rule: a replay makes no live call, keeps nothing and needs no key. What of the agent is not what it
+was when recorded is named beside the verdict.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from operator import itemgetter
 from typing import Any
 
 import msgspec
 
 from towerkit.core.canonical import sha256_hex
-from towerkit.core.env import VirtualEnv
 from towerkit.core.errors import ReplayDiverged, UsageError
 from towerkit.core.types import Message, Model, Request, Response
 from towerkit.cost.budget import TIMED
 from towerkit.cost.plan import read_budget
 from towerkit.packs.store import Pack
 from towerkit.packs.tables import COSTS, SPANS
-from towerkit.packs.writer import Draft
 from towerkit.privacy.keys import local_redactor, simulated_redactor
 from towerkit.privacy.redact import REDACTOR_VERSION, Redactor
 from towerkit.privacy.safe_text import safe_text
 from towerkit.reliability.policy import Policy
+from towerkit.replay.agents import Agent
+from towerkit.replay.compare import (
+    COST_COLUMNS,
+    SPAN_COLUMNS,
+    Side,
+    first_difference,
+    plain,
+    twins,
+)
+from towerkit.replay.stage import Stage, offline, recorded_loops, without_keys
 from towerkit.replay.tape import Divergence, Tape
+from towerkit.replay.turns import ReplayEnv
 from towerkit.runtime.run import Run
 from towerkit.runtime.tower import Tower
-from towerkit.scenarios import SCENARIOS
-
-# What a span asks, known when it starts, and what became of it, known when it ends.
-ASKED = (
-    "name", "kind", "gen_ai_operation_name", "attempt", "gen_ai_request_model",
-    "gen_ai_tool_name", "idempotent", "request_digest",
-)  # fmt: skip
-BECAME = (
-    "status", "error_class", "error_type", "fallback_tier", "fallback_reason",
-    "gen_ai_provider_name", "gen_ai_response_model", "gen_ai_response_finish_reason",
-    "gen_ai_usage_input_tokens", "gen_ai_usage_output_tokens", "response_digest",
-)  # fmt: skip
-CHARGED = (
-    "provider", "model", "input_tokens", "output_tokens", "cost_nanousd", "estimated", "wasted",
-)  # fmt: skip
-
-Span = dict[str, Any]
+from towerkit.scenarios import SCENARIOS, Scenario
+from towerkit.telemetry.recorder import Recorder
 
 
 class ReplayReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,16 +55,18 @@ class ReplayReport(msgspec.Struct, frozen=True, kw_only=True):
 
     def lines(self) -> list[str]:
         """Return the report as a person reads it."""
+        changed = [f"  changed since the recording: {what}" for what in self.changed]
         if self.divergence is None:
             counts = f"spans={self.spans_replayed} inputs={self.inputs_replayed}"
-            return [f"[replay] EQUAL run={self.run_id} {counts}"]
+            return [f"[replay] EQUAL run={self.run_id} {counts}", *changed]
         d = self.divergence
         where = f"at span {d.seq} ({safe_text(d.span)}): {safe_text(d.reason)}"
         sides = (("recorded", d.recorded), ("replayed", d.replayed))
         return [
             f"[replay] DIVERGED run={self.run_id} {where}",
             *(f"  {d.field} {side}: {safe_text(_shown(text))}" for side, text in sides),
-            *(f"  changed since the recording: {what}" for what in self.changed),
+            *([] if d.nearest is None else [f"  {safe_text(d.nearest)}"]),
+            *changed,
         ]
 
 
@@ -85,70 +80,204 @@ def replay_scenario(pack: Pack, *, prompt: str | None = None) -> ReplayReport:
     `prompt` replaces the system prompt: the report then names the first span it changes. Raises
     `UsageError` for a run whose agent is not here.
     """
-    name = str(pack.manifest["identity"].get("scenario"))
-    scenario = SCENARIOS.get(name)
-    if scenario is None or pack.manifest["source"]["kind"] != "live":
-        raise UsageError(
-            f"run {pack.run_id} is of {name!r}, recorded elsewhere: it can be read and gated, but "
-            f"only runs of {', '.join(SCENARIOS)} can be re-run"
-        )
+    scenario = scenario_of(pack)
     text = scenario.prompt() if prompt is None else prompt
-
-    def agent(run: Run, task: Any) -> None:
-        with scenario.world({}) as world:
-            scenario.agent(run, task, world, text)
-
     recorded, now = pack.manifest["identity"].get("prompt_digest"), sha256_hex(text.encode())
     changed = ("the prompt",) if recorded not in {None, now} else ()
-    return replay(
-        pack, agent, exceptions={e.__qualname__: e for e in scenario.exceptions}, changed=changed
-    )
+    with scenario.world({}) as world:
+        return replay(
+            pack, scenario_agent(scenario, world, text), exceptions=exceptions_of(scenario),
+            changed=changed,
+        )  # fmt: skip
+
+
+def scenario_of(pack: Pack) -> Scenario:
+    """Return the scenario of a recorded run; raise `UsageError` where its agent is not here."""
+    name = str(pack.manifest["identity"].get("scenario"))
+    scenario = SCENARIOS.get(name)
+    if scenario is None or pack.manifest["source"]["kind"] not in {"live", "fork"}:
+        raise UsageError(
+            f"run {pack.run_id} is of {name!r}, whose agent is not here: only runs of "
+            f"{', '.join(SCENARIOS)} can be re-run without --agent module:function"
+        )
+    return scenario
+
+
+def scenario_agent(scenario: Scenario, world: Any, prompt: str) -> Callable[[Run, Any], None]:
+    """Return a scenario's agent as any other: `agent(run, task)`."""
+
+    def agent(run: Run, task: Any) -> None:
+        scenario.agent(run, task, world, prompt)
+
+    return agent
+
+
+def exceptions_of(scenario: Scenario) -> dict[str, type[BaseException]]:
+    """Return the types a scenario's tools raise, by name."""
+    return {e.__qualname__: e for e in scenario.exceptions}
 
 
 def replay(
     pack: Pack,
-    agent: Callable[[Run, Any], object],
+    agent: Callable[..., object],
     *,
+    tower: Tower | None = None,
     exceptions: Mapping[str, type[BaseException]] | None = None,
     policy: Policy | None = None,
     changed: tuple[str, ...] = (),
 ) -> ReplayReport:
-    """Run `agent(run, task)` against the tape of `pack` and compare what it did.
+    """Run an agent against the tape of `pack` and compare what it did.
 
-    Give `exceptions` (by name) that the agent catches by type. Raises `UsageError` when the pack
-    was redacted with a key that is not here: its requests could not be recognised.
+    `agent(run, task)` gets a run; an agent that opens its own (`tower.run`, `@tower.agent`) gets
+    the task. Plain or `async`. `tower` is the agent's, for its policy and models; without one, they
+    are as recorded and `policy` is the default. Give `exceptions` (by name) that the agent catches
+    by type. Raises `UsageError` when the pack was redacted with a key that is not here: its
+    requests could not be recognised.
     """
-    manifest = pack.manifest
-    env = VirtualEnv(int(manifest["seed"], 16), start_ns=manifest["started_unix_ns"])
-    tape = Tape(pack, env, exceptions=exceptions or {})
-    tower = Tower(
-        store="unused", models=_recorded(manifest["identity"]),
-        policy=policy, redactor=_redactor_of(pack), environment=lambda: env,
-        **_budget(manifest),
-    )  # fmt: skip
-    task = tape.task()
-    run = tower.run(manifest["identity"]["scenario"], task=task, executor=tape, keep=False)
-    # The recorded run may have ended in an error: then the replayed one must end in it too, which
-    # the comparison of the run spans decides.
-    with contextlib.suppress(Exception), run:
-        agent(run, task)
-    draft = run.recorder.draft({}, salt_seed=b"")
-    divergence = _first_difference(pack, run, draft)
-    if divergence is None and tape.divergence is not None:
-        divergence = tape.divergence
-    if divergence is None and tape.left_over():
-        divergence = Divergence(
-            seq=len(draft.spans), span="end of run", field="inputs", replayed="nothing more",
-            recorded=f"{tape.left_over()} more inputs", reason="the replayed run ended early",
+    return Performance(pack, exceptions=exceptions or {}, policy=policy, tower=tower).of(
+        agent, changed=changed
+    )
+
+
+class Performance:
+    """A tape, and the run that an agent gets on it. Used once."""
+
+    def __init__(
+        self, pack: Pack, *, exceptions: Mapping[str, type[BaseException]], policy: Policy | None,
+        tower: Tower | None, tape: type[Tape] = Tape,
+    ) -> None:  # fmt: skip
+        """Read the pack."""
+        self.pack, self._manifest = pack, pack.manifest
+        self.env = ReplayEnv(
+            int(self._manifest["seed"], 16), start_ns=self._manifest["started_unix_ns"]
+        )
+        self._redactor = redactor_of(pack)
+        self.tape = tape(pack, self.env, exceptions=exceptions)
+        self.tower = tower or Tower(
+            store="unused", models=recorded_models(self._manifest["identity"]), policy=policy,
+            redactor=self._redactor, environment=lambda: self.env, journal="off",
+            **_budget(self._manifest),
         )  # fmt: skip
-    return ReplayReport(
-        run_id=pack.run_id, equal=divergence is None,
-        spans_recorded=pack.frame("spans").height, spans_replayed=len(draft.spans),
-        inputs_replayed=len(draft.inputs), divergence=divergence, changed=changed,
-    )  # fmt: skip
+        self.run: Run | None = None
+
+    def of(self, agent: Callable[..., object], *, changed: tuple[str, ...] = ()) -> ReplayReport:
+        """Have the agent perform, and compare."""
+        who = Agent(agent)
+        stage = self.perform(who)
+        changed = (*changed, *self._changed(who))
+        if stage.run is None:
+            first = {"seq": 0, "name": self._manifest["identity"]["scenario"]}
+            why = stage.problem or "the agent opened no run of a tower"
+            return self._report(plain("the run", first, "a run", why), changed, (0, 0))
+        draft = stage.run.recorder.draft({}, salt_seed=b"")
+        alone = len(self.tape.lanes) <= 1
+        spans = [dict(zip(SPANS.names, row, strict=False)) for row in draft.spans]
+        bodies = self.pack.bodies | stage.run.recorder.bodies()
+        twin = None if alone else self._twins(spans, bodies)
+        mine = Side(
+            spans, [dict(zip(COSTS.names, row, strict=False)) for row in draft.costs], bodies,
+            place=None if twin is None else lambda span: twin.get(span["seq"]),
+        )  # fmt: skip
+        divergence = self._divergence(mine, alone=alone)
+        return self._report(divergence, changed, (len(draft.spans), len(draft.inputs)))
+
+    def perform(self, agent: Agent) -> Stage:
+        """Have the agent perform, offline and on the recorded clock."""
+        name = self._manifest["identity"]["scenario"]
+        stage = Stage(self.tower, name, made=self._made, turns=self.tape.turns)
+        with ExitStack() as stack:
+            for context in (offline(), without_keys(), recorded_loops(self.tape.turns)):
+                stack.enter_context(context)
+            task = self.tape.task()
+            self.ended = stage.perform(agent, task)
+        self.run = stage.run
+        return stage
+
+    def _made(self, tower: Tower, name: str, options: Mapping[str, Any]) -> Run:
+        """Return a run of an agent's tower that the tape answers and nothing is kept of."""
+        run = Run(
+            tower, name, task=options["task"], env=self.env, identity=options["identity"],
+            executor=self.tape, keep=False,
+        )  # fmt: skip
+        if tower.redactor.kid != self._redactor.kid:
+            run.recorder = Recorder(run.run_id, self._redactor, start_mono_ns=0, ids=1)
+        # What the pack has is redacted: said again, it need not be looked through again.
+        run.recorder._known.update(self.tape.recording.known())  # noqa: SLF001  its own memory
+        return run
+
+    def _twins(self, spans: list[dict[str, Any]], bodies: Mapping[str, bytes]) -> dict[int, int]:
+        """Return the number of the recorded call that each replayed one is, as far as one is."""
+        claimed = self.tape.claimed
+        left = _inside(self.tape.recording.unclaimed(), self.tape.recording.spans)
+        mine = _inside(
+            [s for s in spans if s["kind"] == "call" and s["seq"] not in claimed],
+            {s["span_id"]: s for s in spans},
+        )
+        found = twins(left, self.pack.bodies, mine, bodies)
+        return found | {seq: int(call.span["seq"]) for seq, call in claimed.items()}
+
+    def _divergence(self, mine: Side, *, alone: bool) -> Divergence | None:
+        """Return the first difference, told by whoever knows most of it."""
+        recorded = Side(
+            self.pack.frame("spans").select(SPAN_COLUMNS).to_dicts(),
+            self.pack.frame("costs").select(COST_COLUMNS).to_dicts(), self.pack.bodies,
+            place=None if alone else itemgetter("seq"),
+        )  # fmt: skip
+        virtual = self._manifest["clock"] == "virtual"
+        found = first_difference(recorded, mine, timed=virtual and alone)
+        missed, disorder = self.tape.divergence, None if alone else self.tape.disorder
+        # What became of the run itself, span 0, is known last.
+        if disorder is not None and (found is None or not 0 < found.seq <= disorder.seq):
+            return disorder
+        if found is None:
+            if missed is not None:
+                return missed
+            if self.tape.left_over():
+                first = {"seq": len(mine.spans), "name": "end of run"}
+                left = f"{self.tape.left_over()} more inputs"
+                return plain("inputs", first, left, "nothing more")
+            if isinstance(self.ended, ReplayDiverged):
+                first = {"seq": len(mine.spans), "name": "end of run"}
+                return plain("the end", first, "the run", str(self.ended))
+            return None
+        if found.replayed in {"replay_diverged", "ReplayDiverged"}:
+            why = str(self.ended) if missed is None and self.ended is not None else None
+            reason = missed.reason if missed is not None else why or found.reason
+            return msgspec.structs.replace(found, reason=reason)
+        return found
+
+    def _changed(self, agent: Agent) -> list[str]:
+        """Return what of the agent is not what it was when recorded."""
+        identity, code = self._manifest["identity"], agent.code
+        changed = []
+        if (
+            identity.get("agent_digest") and code["agent_digest"]
+            and identity.get("agent_module") == code["agent_module"]
+            and identity["agent_digest"] != code["agent_digest"]
+        ):  # fmt: skip
+            changed.append(f"the agent's code ({code['agent_module']})")
+        policy = (self.run.tower if self.run is not None else self.tower).policy_digest
+        if identity.get("policy_digest") not in {None, policy}:
+            changed.append("the policy")
+        return changed
+
+    def _report(
+        self, divergence: Divergence | None, changed: tuple[str, ...], counts: tuple[int, int]
+    ) -> ReplayReport:
+        return ReplayReport(
+            run_id=self.pack.run_id, equal=divergence is None,
+            spans_recorded=self.pack.manifest["tables"]["spans"]["rows"],
+            spans_replayed=counts[0], inputs_replayed=counts[1], divergence=divergence,
+            changed=changed,
+        )  # fmt: skip
 
 
-def _recorded(identity: Mapping[str, Any]) -> list[Model]:
+def _inside(calls: list[dict[str, Any]], spans: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return calls with the name of the span that each is inside of."""
+    return [call | {"inside": spans[call["parent_span_id"]]["name"]} for call in calls]
+
+
+def recorded_models(identity: Mapping[str, Any]) -> list[Model]:
     """Return the recorded run's models, as far as decisions depend on them."""
 
     def complete(_request: Request, _timeout_s: float) -> Response:
@@ -192,7 +321,8 @@ def _budget(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {"budget": read_budget(table, compact=compact if "compact" in ways else None)}
 
 
-def _redactor_of(pack: Pack) -> Redactor:
+def redactor_of(pack: Pack) -> Redactor:
+    """Return the redactor a pack was made with; raise `UsageError` where its key is not here."""
     wanted = pack.manifest["redactor"]
     if wanted["version"] != REDACTOR_VERSION:
         raise UsageError(
@@ -207,97 +337,3 @@ def _redactor_of(pack: Pack) -> Redactor:
         f"run {pack.run_id} was redacted with key {wanted['key_id']}, which is not here: set "
         "TOWERKIT_KEY to that key to replay it"
     )
-
-
-def _first_difference(pack: Pack, run: Run, draft: Draft) -> Divergence | None:
-    """Walk both runs in the order things happened, and return the first that differs."""
-    recorded = _happenings(pack.frame("spans").to_dicts(), pack.frame("costs").to_dicts())
-    replayed = _happenings(
-        [dict(zip(SPANS.names, row, strict=False)) for row in draft.spans],
-        [dict(zip(COSTS.names, row, strict=False)) for row in draft.costs],
-    )
-    became = BECAME + (("duration_ns",) if pack.manifest["clock"] == "virtual" else ())
-    for (phase, old), (new_phase, new) in zip(recorded, replayed, strict=False):
-        if phase != new_phase:
-            return _plain(
-                "what happens", old, f"{old['name']} {phase}", f"{new['name']} {new_phase}"
-            )
-        for field in ASKED if phase == "starts" else became:
-            if old[field] != new[field]:
-                return _difference(pack, run, field, old, new)
-        if phase == "ends" and old["charges"] != new["charges"]:
-            return _plain("charges", old, old["charges"], new["charges"])
-    return None
-
-
-def _happenings(spans: list[Span], costs: list[dict[str, Any]]) -> list[tuple[str, Span]]:
-    """Return the starts and ends of a run's spans in order: an end follows all it contains."""
-    children: dict[str | None, list[Span]] = {}
-    charges: dict[str, list[tuple[Any, ...]]] = {}
-    for cost in sorted(costs, key=itemgetter("seq")):
-        charges.setdefault(cost["span_id"], []).append(tuple(cost[c] for c in CHARGED))
-    for span in sorted(spans, key=itemgetter("seq")):
-        span["charges"] = charges.get(span["span_id"], [])
-        children.setdefault(span["parent_span_id"], []).append(span)
-    out: list[tuple[str, Span]] = []
-
-    def walk(parent: str | None) -> None:
-        for span in children.get(parent, []):
-            out.append(("starts", span))
-            walk(span["span_id"])
-            out.append(("ends", span))
-
-    walk(None)
-    return out
-
-
-def _plain(field: str, span: Mapping[str, Any], recorded: Any, replayed: Any) -> Divergence:
-    sides = [None if side is None else str(side) for side in (recorded, replayed)]
-    return Divergence(
-        seq=span["seq"], span=span["name"], field=field, recorded=sides[0], replayed=sides[1],
-        reason=f"the first difference is {field}",
-    )  # fmt: skip
-
-
-def _difference(
-    pack: Pack, run: Run, field: str, old: Mapping[str, Any], new: Mapping[str, Any]
-) -> Divergence:
-    if not field.endswith("_digest") or old[field] is None or new[field] is None:
-        return _plain(field, old, old[field], new[field])
-    before, after = pack.bodies, run.recorder.bodies()
-    where, left, right = _first_text_difference(
-        _expanded(before, old[field]), _expanded(after, new[field])
-    )
-    what = field.removesuffix("_digest")
-    return Divergence(
-        seq=old["seq"], span=old["name"], field=what, recorded=left, replayed=right,
-        reason=f"the {what} differs in {where}",
-    )  # fmt: skip
-
-
-def _expanded(bodies: Mapping[str, bytes], digest: str) -> list[tuple[str, str]]:
-    """Return content as (part, text): a request by message, anything else whole."""
-    body = bodies.get(digest, b"").decode("utf-8", "replace")
-    try:
-        value = msgspec.json.decode(body)
-    except msgspec.DecodeError:
-        return [("its text", body)]
-    if not isinstance(value, dict) or "messages" not in value:
-        return [("its content", body)]
-    parts = []
-    for i, message in enumerate(value.pop("messages")):
-        text = bodies.get(str(message), b"").decode("utf-8", "replace")
-        parts.append((f"message {i}", text))
-    return [*parts, ("its options", msgspec.json.encode(value).decode())]
-
-
-def _first_text_difference(
-    old: list[tuple[str, str]], new: list[tuple[str, str]]
-) -> tuple[str, str, str]:
-    for (where, left), (_, right) in zip(old, new, strict=False):
-        if left != right:
-            pairs = enumerate(zip(left, right, strict=False))
-            at = next((i for i, (a, b) in pairs if a != b), min(len(left), len(right)))
-            start = max(0, at - 40)
-            return f"{where}, character {at}", left[start : at + 60], right[start : at + 60]
-    return "the number of messages", str(len(old)), str(len(new))

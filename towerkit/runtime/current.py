@@ -7,9 +7,12 @@ spans included; they are its parent's to end.
 from __future__ import annotations
 
 import os
+import threading
 import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -38,6 +41,26 @@ class Open(msgspec.Struct, frozen=True):
 OPEN: ContextVar[Open | None] = ContextVar("towerkit_open_span", default=None)
 # Runs that this process has open.
 LIVE: weakref.WeakSet[Run] = weakref.WeakSet()
+
+# Makes the runs of every tower of this process while a replay lasts; see `made_by`.
+Maker = Callable[["Tower", str, dict[str, Any]], "Run"]
+MAKERS: list[Maker] = []
+_ONE_AT_A_TIME = threading.RLock()
+
+
+@contextmanager
+def made_by(maker: Maker) -> Iterator[None]:
+    """Have `maker(tower, name, options)` make the runs of every tower of this process.
+
+    An agent under replay must reach the world on no thread, so this holds for the process and not
+    for a context. Another thread that asks waits.
+    """
+    with _ONE_AT_A_TIME:
+        MAKERS.append(maker)
+        try:
+            yield
+        finally:
+            MAKERS.pop()
 
 
 def current_run(tower: Tower) -> Run | None:

@@ -15,6 +15,7 @@ from towerkit.core.errors import UsageError
 from towerkit.core.types import Request
 from towerkit.reliability.classify import Failure
 from towerkit.reliability.probe import kind_of
+from towerkit.runtime.code import code_of
 from towerkit.runtime.native import count_at, plain
 from towerkit.runtime.native_calls import (
     FunctionCall,
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+OPENS_A_RUN = "__towerkit_agent__"
+"""The attribute of a decorated agent: what its runs are called. Their task is its arguments."""
 
 _LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 
@@ -93,26 +97,29 @@ def agent(tower: Tower, name: str) -> Callable[[Callable[P, R]], Callable[P, R]]
 
     def decorate(fn: Callable[P, R]) -> Callable[P, R]:
         given_by = _binder(fn, decorator="agent")
+        code = code_of(inspect.unwrap(fn))
         if _is_async(fn):
 
             @functools.wraps(fn)
             async def arun(*args: P.args, **kwargs: P.kwargs) -> Any:
                 given = given_by(args, kwargs)
-                with tower.run(name, task=plain(given.shown)[0]) as run:
+                with tower.run(name, task=plain(given.shown)[0], identity=code) as run:
                     result = await cast("Coroutine[Any, Any, Any]", given.call())
                     finish(run, result)
                     return result
 
+            arun.__dict__[OPENS_A_RUN] = name
             return cast("Callable[P, R]", arun)
 
         @functools.wraps(fn)
         def run_it(*args: P.args, **kwargs: P.kwargs) -> R:
             given = given_by(args, kwargs)
-            with tower.run(name, task=plain(given.shown)[0]) as run:
+            with tower.run(name, task=plain(given.shown)[0], identity=code) as run:
                 result: R = given.call()
                 finish(run, result)
                 return result
 
+        run_it.__dict__[OPENS_A_RUN] = name
         return run_it
 
     return decorate

@@ -17,11 +17,18 @@ from towerkit.faults.plan import FaultPlan
 from towerkit.privacy.log import log
 from towerkit.reliability.breaker import Breaker, Permit, Refusal, RetryBudget
 
+# A recorded answer, the sizes of the chunks it came in, and what it ended with instead of well.
+Served = Callable[[Any, list[int], BaseException | None], Any]
+
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """One physical try: what is called, where in the agent, and under which digest.
 
-    `inline` is a blocking tool that may not be moved to a thread of its own: it is not cut.
+    `span_seq` is the number of the call's span, which all tries of one call share. `inline` is a
+    blocking tool that may not be moved to a thread of its own: it is not cut. `served` is told the
+    recorded answer of a replay, its chunks and its failure, and returns what the call would have
+    returned; None where the answer stands on the tape as it is. With `on_the_wire` the call itself
+    is made after that, and reads the recorded answer where it would have read the network.
     """
 
     kind: str
@@ -32,6 +39,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float
     stream: bool = False
     inline: bool = False
+    served: Served | None = None
+    on_the_wire: bool = False
 
 
 class Executor(Protocol):

@@ -103,6 +103,7 @@ class Guard:
         self._path = ""
         # None where the run's ledger alone holds its budget, as it mostly does.
         self._budget: CallBudget | None = None
+        self._tried = -1  # the number of the last attempt's span
 
     def steps(self, *, name: str, operation: str) -> Steps:
         """Yield what to do and return the answer, or raise what the last attempt raised."""
@@ -189,7 +190,7 @@ class Guard:
         what = self._what(self._left())
         fresh = yield Fresh(what, self._call.renewal(self._state))
         self._note("renew", "a fresh credential" if fresh else "no fresh credential")
-        self._run.record_reading("random", f"renew {what.span_seq}", value=fresh)
+        self._run.record_reading("random", f"renew {self._tried}", value=fresh)
         return Waited() if fresh else event
 
     def _note(self, name: str, reason: str, **more: Any) -> None:
@@ -241,7 +242,7 @@ class Guard:
 
     def _what(self, left: float) -> Attempt:
         timeout_s = min(left, self._policy.attempt_timeout_s)
-        return self._call.what(self._state, self._path, self._run.recorder.next_seq, timeout_s)
+        return self._call.what(self._state, self._path, self._span.seq, timeout_s)
 
     def _open(self) -> _Open | Refused | TooDear:
         """Begin an attempt: there is time, the breaker admits it, what it may use is set aside."""
@@ -351,6 +352,7 @@ class Guard:
             operation=call_span.operation, parent=call_span, fields=fields, mono_ns=start,
         )  # fmt: skip
         self._call.mark(span)
+        self._tried = span.seq
         return span
 
     def _close(
@@ -452,7 +454,7 @@ class Guard:
         cost = run.executor.granted(what, budget, row.retry_cost)
         self._retry_cost += cost
         if cost == 0:
-            run.record_reading("random", f"retry_budget {what.span_seq}", value="refused")
+            run.record_reading("random", f"retry_budget {self._tried}", value="refused")
             return msgspec.structs.replace(event, budgeted=False)
         return event
 

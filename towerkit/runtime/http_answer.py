@@ -257,14 +257,14 @@ class Exchange:
     def kept(self, redact: Callable[[Any], Any]) -> dict[str, Any]:
         """Return what the tape keeps, without the request's secrets; the recorder redacts it.
 
-        Events are kept one by one only where redacting each of them finds what redacting the
-        joined text does: an address may be cut in two by a stream.
+        Where redacting each event does not find what redacting their joined text does (an address
+        may be cut in two by a stream), the first of them has the whole of that text, redacted.
         """
         headers = {k: self._plain[k] for k in KEPT_HEADERS if k in self._plain}
         out: dict[str, Any] = {"status": self.status, "headers": headers, "bytes": self.size}
         if self._lines is not None:
             events = [{"event": n, "data": _json_or_text(d)} for n, d in self._events]
-            out["events"] = events if _same_in_parts(events, self._clean, redact) else None
+            out["events"] = _safe_in_parts(events, self._clean, redact)
         elif self._decode is not None:
             with contextlib.suppress(UnicodeDecodeError):  # a picture, a sound: no text to keep
                 out["body"] = _json_or_text(bytes(self._text).decode())
@@ -317,9 +317,10 @@ def _json_or_text(text: str) -> Any:
         return text
 
 
-def _same_in_parts(
+def _safe_in_parts(
     events: list[dict[str, Any]], clean: Callable[[Any], Any], redact: Callable[[Any], Any]
-) -> bool:
+) -> list[dict[str, Any]]:
+    """Return events safe one by one: a text that is not is redacted whole, in the first."""
     joined: dict[tuple[Any, ...], list[str]] = {}
     for event in events:
         for path, text in _leaves(event["data"], ()):
@@ -328,11 +329,29 @@ def _same_in_parts(
     def safe(text: str) -> str:
         return str(redact({"text": clean(text)})["text"])
 
-    return all(
-        safe("".join(parts)) == "".join(map(safe, parts))
-        for parts in joined.values()
-        if len(set(parts)) > 1  # a field that is the same in every event is no text in parts
-    )
+    whole: dict[tuple[Any, ...], str] = {}
+    for path, parts in joined.items():
+        # A field that is the same in every event is no text in parts.
+        if len(set(parts)) > 1 and safe("".join(parts)) != "".join(map(safe, parts)):
+            whole[path] = safe("".join(parts))
+    if not whole:
+        return events
+    return [{**event, "data": _instead(event["data"], whole, ())} for event in events]
+
+
+def _instead(value: Any, whole: dict[tuple[Any, ...], str], path: tuple[Any, ...]) -> Any:
+    """Return an event with what is left of the texts in `whole`, each given out once."""
+    if isinstance(value, str):
+        text = whole.get(path)
+        if text is not None:
+            whole[path] = ""
+        return value if text is None else text
+    if isinstance(value, dict):
+        place = _placed(value, path)
+        return {key: _instead(inner, whole, (*place, key)) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_instead(inner, whole, (*path, at)) for at, inner in enumerate(value)]
+    return value
 
 
 def _leaves(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], str]]:
@@ -340,9 +359,14 @@ def _leaves(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...]
     if isinstance(value, str):
         yield path, value
     elif isinstance(value, dict):
-        place = (*path, value.get("index"), value.get("output_index"), value.get("item_id"))
+        place = _placed(value, path)
         for key, inner in value.items():
             yield from _leaves(inner, (*place, key))
     elif isinstance(value, list):
         for at, inner in enumerate(value):
             yield from _leaves(inner, (*path, at))
+
+
+def _placed(value: dict[str, Any], path: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return where an object stands: which choice, block or item of an answer it is a part of."""
+    return (*path, value.get("index"), value.get("output_index"), value.get("item_id"))

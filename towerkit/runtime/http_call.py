@@ -28,6 +28,7 @@ from towerkit.reliability.taxonomy import TAXONOMY
 from towerkit.runtime.calls import StreamCall, guessed
 from towerkit.runtime.executor import Attempt
 from towerkit.runtime.http_answer import Chunk, Exchange
+from towerkit.runtime.http_tape import recorded_answer
 from towerkit.runtime.http_wire import Asked, asked
 from towerkit.runtime.propagation import outgoing
 from towerkit.telemetry.recorder import OpenSpan
@@ -91,9 +92,12 @@ def _counted(body: Any, name: str | None, shown: Sequence[str | None]) -> Counte
 class HttpCall(StreamCall):
     """A call over HTTP. `exchange` is the answer to the attempt that is under way, or was last."""
 
-    def __init__(self, run: Run, what: Sent, send: Callable[[Any], Any]) -> None:
+    def __init__(
+        self, run: Run, what: Sent, send: Callable[[Any], Any], *, asynchronous: bool = False
+    ) -> None:
         """`send` hands a request to the transport below, and returns its response."""
         self._run, self._sent, self._send = run, what, send
+        self._asynchronous = asynchronous
         self._asked = what.asked
         self._models, self._shown = (), ()
         self.fallback_reason = None
@@ -102,6 +106,7 @@ class HttpCall(StreamCall):
         self.exchange: Exchange | None = None
         self.read_timeout_s = 0.0
         self._span_id = ""
+        self._taped: dict[str, Any] | None = None
         self._digest = self._record_request()
 
     @property
@@ -215,7 +220,18 @@ class HttpCall(StreamCall):
         return Attempt(
             kind=self._asked.kind, name=self._asked.name, path=path, request_digest=self._digest,
             span_seq=seq, timeout_s=timeout_s, stream=True, inline=self._asked.kind == "tool",
+            served=self._serve, on_the_wire=True,
         )  # fmt: skip
+
+    def _serve(self, value: Any, sizes: list[int], error: BaseException | None) -> None:
+        """Have the next attempt read a recorded answer instead of the network."""
+        self._taped = value
+        answer = recorded_answer(self._sent.request, value, sizes, error)
+
+        async def asend(_: Any) -> Any:
+            return answer()
+
+        self._send = asend if self._asynchronous else lambda _: answer()
 
     def breaker_key(self, state: CallState) -> str:
         if self._asked.kind == "model":
@@ -291,6 +307,8 @@ class HttpCall(StreamCall):
 
     def tape_value(self, value: Any) -> Any:
         exchange = self.exchange
+        if self._taped is not None:
+            return self._taped
         if exchange is None or exchange.status is None:
             return {"pieces": [], "response": None, "http": None}
         read = self._asked.format is not None and exchange.status < 400

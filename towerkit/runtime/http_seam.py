@@ -12,7 +12,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from towerkit.core.canonical import digest_of, sha256_hex
-from towerkit.core.errors import AttemptTimeout, CallRefused, StreamTruncated, UsageError
+from towerkit.core.errors import AttemptTimeout, CallRefused, StreamTruncated
 from towerkit.runtime.guard import Guard
 from towerkit.runtime.http_answer import Chunk, Exchange, HttpFailure, HttpStatus
 from towerkit.runtime.http_call import HttpCall, Sent, sent
@@ -98,6 +98,8 @@ class Seam:
 class Going:
     """A guarded call that is under way: its steps, and what they may end with."""
 
+    asynchronous = False
+
     def __init__(self, seam: Seam, what: Sent, send: Any) -> None:
         """Begin in the open run, or in a run of its own; `send` is the transport below."""
         self._seam, self._what = seam, what
@@ -109,7 +111,7 @@ class Going:
             # In a context of its own: the agent's next call is not one of this run.
             self._context.run(run.__enter__)
         self._run = run
-        self._call = call = HttpCall(run, what, send)
+        self._call = call = HttpCall(run, what, send, asynchronous=self.asynchronous)
         guard = Guard(run, call, call.state(), call.guard_digest())
         operation = "chat" if what.asked.kind == "model" else "execute_tool"
         self._steps = guard.steps(name=f"{what.asked.verb} {what.asked.name}", operation=operation)
@@ -142,11 +144,7 @@ class Going:
     def begun(self, stream: Any = None) -> Any:
         """Return the response: whole, or with the `stream` that goes on."""
         exchange = self._call.exchange
-        if exchange is None or exchange.status is None:
-            raise UsageError(
-                "expected an answer from the network, got one from a tape: calls through an HTTP "
-                "client cannot be replayed yet"
-            )
+        assert exchange is not None  # noqa: S101  a call has begun when it has an answer
         return self._seam.response(exchange, stream)
 
     def given_up(self, error: BaseException) -> Any:
@@ -243,6 +241,7 @@ class SyncGoing(Going):
 class AsyncGoing(Going):
     """Performed on the running event loop."""
 
+    asynchronous = True
     _items: Any = None
 
     async def apull(self) -> Chunk | None:

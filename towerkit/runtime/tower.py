@@ -27,7 +27,8 @@ from towerkit.reliability.breaker import Breaker, RetryBudget
 from towerkit.reliability.breaker import Limits as BreakerLimits
 from towerkit.reliability.policy import CallState, Policy
 from towerkit.runtime import decorators
-from towerkit.runtime.current import current_run
+from towerkit.runtime.code import code_of_caller
+from towerkit.runtime.current import MAKERS, current_run
 from towerkit.runtime.executor import Executor
 from towerkit.runtime.propagation import targets
 from towerkit.runtime.run import Run
@@ -173,6 +174,10 @@ class Tower:
         `baggage` goes out with calls to the services that `Tower(baggage_to=…)` names. `tenant` is
         on whose behalf it runs: for limits above the run, and costs by tenant.
         """
+        identity = {**code_of_caller(), **(identity or {})}
+        if MAKERS:
+            options = {"task": task, "faults": faults, "identity": identity, "source": source}
+            return MAKERS[-1](self, name, options)
         return Run(
             self, name, task=task, env=env or self.environment(), faults=faults,
             identity=identity, source=source, executor=executor, keep=keep,
