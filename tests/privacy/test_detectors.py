@@ -24,6 +24,7 @@ from tests.privacy.instances import (
     near_miss,
     text_with,
 )
+from towerkit.core.canonical import canonical_json
 from towerkit.privacy.detectors import DETECTORS
 from towerkit.privacy.find import Unreadable, find, tripwire
 from towerkit.privacy.gate import TRIGGERS, gate, triggers_of
@@ -210,6 +211,19 @@ def test_the_tripwire_drops_what_slipped_through(monkeypatch):
     assert out.startswith(b'"<UNREADABLE:')
     assert known.dropped == 1
     assert not tripwire('{"a":"<EMAIL:k1:AAAAAAAAAAAAAAAA>"}')
+    assert tripwire('{"a":1,"b":"4111 1111 1111 1111"}')
+    assert tripwire('{"a\\"":1,"b":":4111111111111111,"}')
+
+
+def test_measurements_beside_a_finding_are_kept():
+    """Digits of a measurement pass a check digit now and then: the document stays whole."""
+    redactor, rng = Redactor(b"k" * 32, kid="k1"), random.Random(1)
+    for _ in range(300):
+        value = {"x": rng.random(), "y": [rng.gauss(0, 1) * 1e6], "to": "ann@example.com"}
+        shown = json.loads(redactor.json(canonical_json(value), encode=canonical_json))
+        assert (shown["x"], shown["y"]) == (value["x"], value["y"])
+        assert shown["to"].startswith("<EMAIL:")
+    assert redactor.dropped == 0
 
 
 SECRET = 'pa/ss"wörd+&=7x'
