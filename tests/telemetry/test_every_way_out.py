@@ -17,6 +17,7 @@ from towerkit.packs.store import Store
 from towerkit.privacy.keys import simulated_redactor
 from towerkit.runtime import models
 from towerkit.runtime.tower import Tower
+from towerkit.telemetry.journal import records
 from towerkit.telemetry.recover import recover
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -141,6 +142,28 @@ run.pack
     (found,) = recover(Store(tmp_path), salt_seed=b"s")
     assert held(found.pack) == {("run", "x"): "ok", ("step", "s"): "ok", ("step", "t"): "ok"}
     assert found.pack.frame("spans")["attributes"].to_list()[1] == '{"n":1}'
+
+
+def test_a_write_in_the_middle_of_an_end_does_not_end_the_span(tmp_path):
+    """Another thread writes while a span is being ended: its end is written whole, after that."""
+    tower = Tower(store=tmp_path, journal="grouped", durable=False)
+    with tower.run("x") as run:
+        journal, redactor = run.recorder.journal, run.recorder.redactor
+        span = run.start_span("s", kind="step", operation="step", parent=run.here()[0])
+        span.attributes = {"n": 1}
+
+        def message(text):
+            journal.write()  # as the writer may, at any moment
+            return text
+
+        redactor.message = message
+        run.recorder.end(span, mono_ns=span.start_mono_ns + 5, status="error",
+                         error_class="agent_bug", error_type="E", error_message="no")  # fmt: skip
+        journal.write()
+        ends = [r[1] for r in records(journal.path) if r[0] == "close"]
+        assert [(end[0], end[12], end[13]) for end in ends] == [(span.span_id, 5, "error")]
+        assert ends[0][8]["error_message"] == "no"
+        del redactor.message
 
 
 def test_a_fork_leaves_the_run_to_its_parent(tmp_path):

@@ -67,7 +67,12 @@ class OpenSpan(msgspec.Struct, array_like=True, gc=False):
     duration_ns: int = 0
     status: str = "ok"
     kept: tuple[str, str] | None = None
-    written: bool = False  # whether the journal has its end
+
+
+class Begun(msgspec.Struct, gc=False):
+    """Stands in the journal's queue for the beginning of a span, a span itself for its end."""
+
+    span: OpenSpan
 
 
 class Charge(msgspec.Struct, array_like=True, gc=False):
@@ -146,7 +151,7 @@ class Recorder:
         fields = {} if fields is None else fields
         span = OpenSpan(span_id, above, seq, clean, kind, operation, wall_ns, mono_ns, fields)
         self._spans.append(span)
-        self._add(span)
+        self._add(Begun(span))
         return span
 
     def end(
@@ -178,14 +183,14 @@ class Recorder:
             span.attributes = read_json(canonical_json(told))
         self._add(span)
 
-    def _written(self, span: OpenSpan) -> tuple[Any, ...] | None:
-        """Return the record of a span as the journal writes it; None where it has that already."""
+    def _written(self, queued: Begun | OpenSpan) -> tuple[Any, ...] | None:
+        """Return what the journal writes of a span; None for a beginning whose end follows."""
+        if isinstance(queued, OpenSpan):
+            self._clean(queued)
+            return ("close", queued)
+        span = queued.span
         if span.ended:
-            if span.written:
-                return None  # its beginning and its end came in one write
-            span.written = True
-            self._clean(span)
-            return ("close", span)
+            return None
         # Attributes and events are not redacted yet: they stay out.
         return (
             "open", span.span_id, span.parent_span_id, span.seq, span.name, span.kind,
@@ -329,12 +334,12 @@ class Recorder:
         self.journal, self._add = None, self._too_late
         self.flush = self.soon = _nothing
 
-    def _too_late(self, record: OpenSpan | tuple[Any, ...]) -> None:
+    def _too_late(self, record: Begun | OpenSpan | tuple[Any, ...]) -> None:
         self.late += 1
         if self.late == 1:
             log.warning(
                 "run %s has ended, or is another process's: a %s is not recorded; open a run here",
-                self.run_id, "span" if isinstance(record, OpenSpan) else record[0],
+                self.run_id, record[0] if isinstance(record, tuple) else "span",
             )  # fmt: skip
 
     def bodies(self) -> dict[str, bytes]:
@@ -405,7 +410,7 @@ def draft_of(
     )
 
 
-def _nowhere(record: OpenSpan | tuple[Any, ...]) -> None:
+def _nowhere(record: Begun | OpenSpan | tuple[Any, ...]) -> None:
     """Take a record where there is no journal."""
 
 

@@ -74,10 +74,8 @@ def read_draft(path: Path, *, salt_seed: bytes) -> Draft | None:
             tape.append(tuple(rest[0]))
         elif kind == "content":
             content[rest[0]] = (rest[1], rest[2])
-    known = [
-        *opened.values(),
-        *ended.values(),
-    ]  # begun and ended in one write: only its end is there
+    # Of a span that began and ended in one write only the end is there.
+    known = [*opened.values(), *ended.values()]
     if header is None or not known:
         return None
     begun = min(span.start_mono_ns for span in known)
