@@ -29,6 +29,7 @@ _I32, _I64, _BINARY, _LIST, _STRUCT = 5, 6, 8, 9, 12
 _CREATED_BY = b"towerkit pack format 1"
 
 Values = Sequence[Any]
+Compress = Callable[[bytes], bytes]
 
 
 # -- Thrift, compact -------------------------------------------------------------------------------
@@ -144,13 +145,14 @@ def _element(c: Column) -> bytes:
 
 @cache
 def _described(c: Column) -> bytes:
-    """Return the first fields of a column's metadata: type, encodings, name."""
+    """Return what begins every ColumnChunk of `c`: its metadata up to type, encodings and name."""
     encodings = _list(_I32, [_int(_PLAIN), _int(_RLE)])
     path = _list(_BINARY, [_text(c.name.encode())])
-    return _struct((1, _I32, _int(_PHYSICAL[c.kind])), (2, _LIST, encodings), (3, _LIST, path))[:-1]
+    kind = _struct((1, _I32, _int(_PHYSICAL[c.kind])), (2, _LIST, encodings), (3, _LIST, path))
+    return _struct((2, _I64, _int(0)), (3, _STRUCT, kind[:-1]))[:-1]
 
 
-def _compressor() -> Callable[[bytes], bytes]:
+def _compressor() -> Compress:
     import pyarrow as pa  # noqa: PLC0415
 
     codec = pa.Codec("zstd", compression_level=1)
@@ -164,27 +166,18 @@ def encode(table: Table, columns: Sequence[Values], *, pack: bool = True) -> tup
     `StoreError` for a text that UTF-8 has no bytes for, and for one too large for a page.
     """
     rows = len(columns[0])
-    out, at, chunks, before, after = [MAGIC], len(MAGIC), [], 0, 0
+    out, at, chunks, before = [MAGIC], len(MAGIC), [], 0
     compress = _compressor() if pack and rows else None
     for c, values in zip(table.columns, columns, strict=True):
-        try:
-            pages = [_page(c, values[i : i + PAGE_ROWS]) for i in range(0, rows, PAGE_ROWS)]
-        except (UnicodeEncodeError, struct.error) as error:
-            raise StoreError(f"{table.name}: {c.name} does not fit the table: {error}") from error
-        if pages and max(map(len, pages)) > PAGE_BYTES:
-            raise StoreError(f"{table.name}: {c.name} is larger than a page can be")
-        small = sum(map(len, pages)) < PACKED_FROM or values.count(None) == rows
-        codec = _UNCOMPRESSED if compress is None or small else _ZSTD
-        start, size = at, 0
-        for i, page in enumerate(pages):
-            data = page if compress is None or small else compress(page)
-            header = _header(min(PAGE_ROWS, rows - i * PAGE_ROWS), len(page), len(data))
-            out += [header, data]
-            at += len(header) + len(data)
-            size += len(header) + len(page)
-        before, after = before + size, after + at - start
-        chunks.append(_chunk(c, codec, rows, size, at - start, start))
-    groups = [_group(chunks, before, rows, after)] if rows else []
+        if values.count(None) == rows:
+            codec, data, size = _UNCOMPRESSED, *_nulls(rows)
+        else:
+            codec, data, size = _column(table, c, values, compress)
+        out.append(data)
+        chunks.append(_chunk(c, codec, rows, size, len(data), at))
+        at += len(data)
+        before += size
+    groups = [_group(chunks, before, rows, at - len(MAGIC))] if rows else []
     footer = _struct(
         (1, _I32, _int(2)), (2, _LIST, _schema(table)), (3, _I64, _int(rows)),
         (4, _LIST, _list(_STRUCT, groups)), (6, _BINARY, _text(_CREATED_BY)),
@@ -192,13 +185,48 @@ def encode(table: Table, columns: Sequence[Values], *, pack: bool = True) -> tup
     return b"".join([*out, footer, _LENGTH(len(footer)), MAGIC]), before
 
 
+@lru_cache(maxsize=256)
+def _nulls(rows: int) -> tuple[bytes, int]:
+    """Return the pages of a column of nothing but nulls, and their size."""
+    out = []
+    for at in range(0, rows, PAGE_ROWS):
+        count = min(PAGE_ROWS, rows - at)
+        levels = _varint(count << 1) + b"\x00"
+        page = _LENGTH(len(levels)) + levels
+        out += [_header(count, len(page), len(page)), page]
+    data = b"".join(out)
+    return data, len(data)
+
+
+def _column(
+    table: Table, c: Column, values: Values, compress: Compress | None
+) -> tuple[int, bytes, int]:
+    """Return a column's codec, its pages, and their size before compression."""
+    codec, out, size = _UNCOMPRESSED, [], 0
+    for i in range(0, len(values), PAGE_ROWS):
+        part = values[i : i + PAGE_ROWS]
+        try:
+            page = _page(c, part)
+        except (UnicodeEncodeError, struct.error) as error:
+            message = f"{table.name}: {c.name} does not fit the table: {error}"
+            raise StoreError(message) from error
+        if len(page) > PAGE_BYTES:
+            raise StoreError(f"{table.name}: {c.name} is larger than a page can be")
+        if i == 0 and compress is not None and len(page) >= PACKED_FROM:
+            codec = _ZSTD
+        data = page if compress is None or codec == _UNCOMPRESSED else compress(page)
+        header = _header(len(part), len(page), len(data))
+        out += [header, data]
+        size += len(header) + len(page)
+    return codec, b"".join(out), size
+
+
 def _chunk(c: Column, codec: int, rows: int, size: int, packed: int, start: int) -> bytes:
-    """Return a ColumnChunk: its metadata's later fields follow those of every chunk of `c`."""
-    later = b"".join([
-        b"\x15", _int(codec), b"\x16", _int(rows), b"\x16", _int(size), b"\x16", _int(packed),
-        b"\x26", _int(start), b"\x00",
+    """Return a ColumnChunk: what is the same in every file, then codec, sizes and place."""
+    return b"".join([
+        _described(c), b"\x15", _int(codec), b"\x16", _int(rows), b"\x16", _int(size),
+        b"\x16", _int(packed), b"\x26", _int(start), b"\x00\x00",
     ])  # fmt: skip
-    return _struct((2, _I64, _int(0)), (3, _STRUCT, _described(c) + later))
 
 
 def _group(chunks: list[bytes], size: int, rows: int, packed: int) -> bytes:

@@ -50,14 +50,18 @@ class Table(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     def make(self, **values: Any) -> tuple[Any, ...]:
         """Return one row in canonical order, without salt; a column not given is null."""
-        row = tuple([values.pop(n, None) for n in self._unsalted])
-        if values:
-            raise TypeError(f"table {self.name} has no column {', '.join(values)}")
-        return row
+        if not self._columns.issuperset(values):
+            unknown = sorted(values.keys() - self._columns)
+            raise TypeError(f"table {self.name} has no column {', '.join(unknown)}")
+        return tuple(map(values.get, self._unsalted))
 
     @cached_property
     def _unsalted(self) -> tuple[str, ...]:
         return tuple(n for n in self.names if n != "salt")
+
+    @cached_property
+    def _columns(self) -> frozenset[str]:
+        return frozenset(self._unsalted)
 
 
 def _c(name: str, kind: Kind, doc: str, **rule: Any) -> Column:

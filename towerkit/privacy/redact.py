@@ -23,7 +23,7 @@ from typing import Any, Literal, Protocol, Self
 
 import msgspec
 
-from towerkit.core.canonical import key_text, read_json
+from towerkit.core.canonical import canonical_text, key_text, read_json
 from towerkit.privacy.detectors import DETECTORS, Detector
 from towerkit.privacy.fields import FREE, PATTERN, hint_of, kind_of, marked_in, plain_key
 from towerkit.privacy.find import TOKEN, Found, Unreadable, find, tripwire
@@ -40,6 +40,7 @@ Capture = Literal["redacted", "digests", "off"]
 LONGEST = 2_000_000  # characters of one field
 _MEMO_ITEMS, _MEMO_BYTES, _MEMO_PLAIN = 8192, 4_000_000, 128
 _MEMO_FIELDS, _MEMO_SEEN = 1024, 32
+_MEMO_SHAPES, _LARGEST_SHAPE = 256, 64
 _PLAIN = frozenset({bool, float, type(None)})
 _SHORT, _SHORT_NAMED = 10**11, 10**5
 _NEW = object()  # stands for what is not remembered
@@ -122,16 +123,19 @@ class Redactor:
         self._exact = Exact(self._secrets, terms)
         self._marked: frozenset[str] = frozenset()
         self._memo, self._fields = _Memo(), dict[str, _Field]()
+        self._shapes: dict[tuple[str, ...], int] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave behind what was remembered: it is work of this process."""
-        return {**self.__dict__, "_memo": _Memo(), "_fields": {}}
+        return {**self.__dict__, "_memo": _Memo(), "_fields": {}, "_shapes": {}}
 
     # -- variants ----------------------------------------------------------------------------------
 
     def of_run(self) -> Self:
         """Return the same redactor with counts of its own; what it remembers is shared."""
-        return self._with(found=0, dropped=0, _memo=self._memo, _fields=self._fields)
+        return self._with(
+            found=0, dropped=0, _memo=self._memo, _fields=self._fields, _shapes=self._shapes
+        )
 
     def knowing(self, secrets: Iterable[str]) -> Self:
         """Return a redactor that finds these values too."""
@@ -328,6 +332,61 @@ class Redactor:
             if isinstance(v, bool | int | float) or v is None or k in _METADATA
         }
 
+    def metadata_text(self, value: dict[str, Any]) -> str:
+        """Return canonical JSON of `metadata(value)`."""
+        return canonical_text(value if self._passes(value) else self.metadata(value))
+
+    def _passes(self, value: dict[str, Any]) -> bool:
+        """Return whether `metadata` would change nothing, where one look tells: most often.
+
+        All texts are shown to the gate at once, a line each.
+        """
+        if self.capture != "redacted" or self.plugin is not None:
+            return False
+        try:
+            most = self._shapes.get(tuple(value))
+            if most is None:
+                most = self._shape(tuple(value))
+            texts = []
+            for inner in value.values():
+                kind = type(inner)
+                if kind is str:
+                    texts.append(inner)
+                elif kind is int:
+                    if not -most < inner < most:
+                        return False
+                elif kind not in _PLAIN:
+                    return False
+            text = "\n".join(texts)
+            if not most or not text.isascii():
+                return False
+            data = text.encode()
+            return _gate()(data) is None and not self._exact.inside(data)
+        except Exception as error:  # noqa: BLE001  fail closed: what was not asked is looked at
+            log.debug("the gate was not asked: %s", type(error).__name__)
+            return False
+
+    def _shape(self, keys: tuple[str, ...]) -> int:
+        """Return below what a number under any of `keys` stands; 0 where a name changes something.
+
+        A name changes something where it is redacted, where it says that its value goes whole, and
+        where its words meet a trigger.
+        """
+        if len(keys) > _LARGEST_SHAPE or any(type(k) is not str for k in keys):
+            return 0
+        most = _SHORT
+        for key in keys:
+            field = self._fields.get(key) or self._field(key)
+            if field.kind is not None or field.shown != key or not _harmless(field.hint):
+                most = 0
+            elif field.hint:
+                most = min(most, _SHORT_NAMED)
+        if sum(map(len, keys)) <= _LARGEST_SHAPE * _MEMO_PLAIN:
+            if len(self._shapes) >= _MEMO_SHAPES:
+                self._shapes.clear()
+            self._shapes[keys] = most
+        return most
+
     # -- JSON --------------------------------------------------------------------------------------
 
     def json(self, data: bytes, *, encode: Callable[[Any], bytes]) -> bytes:
@@ -476,6 +535,12 @@ def _pads(key: bytes) -> tuple[Any, Any]:
 def _kept(text: str) -> str:
     """Return `text` with what UTF-8 cannot carry spelt out: nothing that is kept can hold it."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+@lru_cache(maxsize=4096)
+def _harmless(hint: str) -> bool:
+    """Return whether a hint lets no row run: each reads the value alone, so that must."""
+    return not hint or _gate()(f"{hint} ".encode()) is None
 
 
 @cache

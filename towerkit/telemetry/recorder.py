@@ -205,10 +205,10 @@ class Recorder:
             span.attributes = self.redactor.value(told)
             span.events = tuple(self.redactor.value(event) for event in events)
         elif span.kept is None:
-            kept = self.redactor.metadata
+            redactor = self.redactor
             span.kept = (
-                canonical_text(kept(told)) if told else "{}",
-                canonical_text([kept(event) for event in events]) if events else "[]",
+                redactor.metadata_text(told) if told else "{}",
+                canonical_text([redactor.metadata(e) for e in events]) if events else "[]",
             )
             span.attributes, span.events = {}, ()
 
