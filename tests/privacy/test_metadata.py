@@ -46,11 +46,17 @@ def test_no_class_passes_beside_plain_attributes(name):
             assert redactor.metadata_text(told) == alone(redactor, told)
 
 
-def test_a_name_whose_words_wake_a_row_is_looked_at_by_itself():
-    """A passport's number wakes nothing by itself: the name of its field does."""
-    assert hint_of("passport_kind")
+@pytest.mark.parametrize(
+    ("key", "value", "found"),
+    [("passport_kind", "X123456", "PASSPORT"), ("birthdayOf", "3 March 1980", "DOB"),
+     ("driver card", "X12345", "DRIVER_LICENSE")],
+)  # fmt: skip
+def test_a_name_whose_words_wake_a_row_is_looked_at_by_itself(key, value, found):
+    """The number of a passport wakes nothing by itself: the words of its field's name do."""
     redactor = Redactor(b"k" * 32, kid="t")
-    assert "PASSPORT" in redactor.metadata_text({"passport_kind": "AB123456"})
+    assert hint_of(key)
+    assert redactor.metadata({"note": value}) == {"note": value}
+    assert f"<{found}:t:" in redactor.metadata_text({"gen_ai.system": "x", key: value})
 
 
 def test_known_secrets_marks_and_plugins_are_asked():
