@@ -198,10 +198,10 @@ def test_a_full_disk_is_one_sentence(cli, monkeypatch, allowed):
         left[0] -= 1
         if left[0] < 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return write_bytes(*args, **kwargs)
+        return write_new(*args, **kwargs)
 
-    write_bytes = writer.write_bytes
-    monkeypatch.setattr(writer, "write_bytes", full)
+    write_new = writer.write_new
+    monkeypatch.setattr(writer, "write_new", full)
     code, out, err = cli("run", "--scenario", SCENARIO, "--store", "s")
     assert (code, out) == (1, "")
     assert err.count("\n") == 1
