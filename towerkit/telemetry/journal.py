@@ -69,15 +69,21 @@ class Journal:
         self.add = self._records.append
         # Set by who records: makes a record of what is none yet; None for nothing.
         self.prepare: Callable[[Any], tuple[Any, ...] | None] = _no_record
+        self._head = MAGIC  # goes with the first frame: one write less
         try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-            self._file = os.open(self.path, flags, 0o600)
+            self._file = self._created()
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._write(MAGIC)
         except OSError as error:
             self._stop(error)
         _OPEN.add(self)
+
+    def _created(self) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+        try:
+            return os.open(self.path, flags, 0o600)
+        except FileNotFoundError:  # the first run of a store
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return os.open(self.path, flags, 0o600)
 
     def soon(self) -> None:
         """Have what was added written within 50 ms, if nothing else writes it before."""
@@ -102,7 +108,8 @@ class Journal:
                 return
             try:
                 payload = _encode(records)
-                self._write(FRAME.pack(len(payload), zlib.crc32(payload)) + payload)
+                head, self._head = self._head, b""
+                self._write(head + FRAME.pack(len(payload), zlib.crc32(payload)) + payload)
             except OSError as error:
                 self.lost += len(records)
                 self._stop(error)
