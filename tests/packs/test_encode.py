@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+from unittest import mock
 
 import duckdb
 import polars as pl
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from towerkit.core.errors import StoreError
 from towerkit.packs import encode as encoder
+from towerkit.packs import parquet
 from towerkit.packs.encode import encode
 from towerkit.packs.parquet import decode
 from towerkit.packs.tables import CONTENT, PACK_TABLES, SCORES, Column, Table
@@ -49,6 +52,17 @@ def test_rows_come_back_from_every_reader(rows, pack, page_rows):
     read = pq.read_table(pa.BufferReader(data))
     assert [tuple(r.values()) for r in read.to_pylist()] == rows
     assert read.schema.equals(arrow_schema(EVERY))
+
+
+@given(ROWS.filter(bool), st.booleans())
+def test_a_footer_that_was_written_is_recognised(rows, pack):
+    """It need not be parsed; and what it says is what parsing it would say."""
+    data, _ = encode(EVERY, columns_of(rows, EVERY), pack=pack)
+    said = parquet._footer(data, EVERY, "x")
+    with mock.patch.object(parquet, "read_struct", side_effect=AssertionError):
+        assert parquet._footer(data, EVERY, "x") == said
+    with mock.patch.object(parquet, "footer_pattern", return_value=re.compile(b"(?!)")):
+        assert parquet._footer(data, EVERY, "x") == said
 
 
 def test_duckdb_reads_it_too(tmp_path):

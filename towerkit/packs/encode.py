@@ -9,6 +9,7 @@ Format: parquet-format 2.10, the Thrift compact protocol.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
@@ -174,14 +175,11 @@ def encode(table: Table, columns: Sequence[Values], *, pack: bool = True) -> tup
         else:
             codec, data, size = _column(table, c, values, compress)
         out.append(data)
-        chunks.append(_chunk(c, codec, rows, size, len(data), at))
+        chunks.append(_chunk(c, *map(_int, (codec, rows, size, len(data), at))))
         at += len(data)
         before += size
-    groups = [_group(chunks, before, rows, at - len(MAGIC))] if rows else []
-    footer = _struct(
-        (1, _I32, _int(2)), (2, _LIST, _schema(table)), (3, _I64, _int(rows)),
-        (4, _LIST, _list(_STRUCT, groups)), (6, _BINARY, _text(_CREATED_BY)),
-    )  # fmt: skip
+    groups = [_group(chunks, _int(before), _int(rows), _int(at - len(MAGIC)))] if rows else []
+    footer = _footer(table, _int(rows), groups)
     return b"".join([*out, footer, _LENGTH(len(footer)), MAGIC]), before
 
 
@@ -221,16 +219,42 @@ def _column(
     return codec, b"".join(out), size
 
 
-def _chunk(c: Column, codec: int, rows: int, size: int, packed: int, start: int) -> bytes:
+def _chunk(c: Column, codec: bytes, rows: bytes, size: bytes, packed: bytes, at: bytes) -> bytes:
     """Return a ColumnChunk: what is the same in every file, then codec, sizes and place."""
     return b"".join([
-        _described(c), b"\x15", _int(codec), b"\x16", _int(rows), b"\x16", _int(size),
-        b"\x16", _int(packed), b"\x26", _int(start), b"\x00\x00",
+        _described(c), b"\x15", codec, b"\x16", rows, b"\x16", size, b"\x16", packed, b"\x26", at,
+        b"\x00\x00",
     ])  # fmt: skip
 
 
-def _group(chunks: list[bytes], size: int, rows: int, packed: int) -> bytes:
+def _group(chunks: list[bytes], size: bytes, rows: bytes, packed: bytes) -> bytes:
     return _struct(
-        (1, _LIST, _list(_STRUCT, chunks)), (2, _I64, _int(size)), (3, _I64, _int(rows)),
-        (5, _I64, _int(len(MAGIC))), (6, _I64, _int(packed)),
+        (1, _LIST, _list(_STRUCT, chunks)), (2, _I64, size), (3, _I64, rows),
+        (5, _I64, _int(len(MAGIC))), (6, _I64, packed),
     )  # fmt: skip
+
+
+def _footer(table: Table, rows: bytes, groups: list[bytes]) -> bytes:
+    return _struct(
+        (1, _I32, _int(2)), (2, _LIST, _schema(table)), (3, _I64, rows),
+        (4, _LIST, _list(_STRUCT, groups)), (6, _BINARY, _text(_CREATED_BY)),
+    )  # fmt: skip
+
+
+# -- what was written, recognised ------------------------------------------------------------------
+
+# A number as it is spelt above: zigzag, never negative, of at most 35 bits.
+NUMBER = rb"([\x80-\xff]{0,4}[\x00-\x7f])"
+
+
+@cache
+def footer_pattern(table: Table) -> re.Pattern[bytes]:
+    """Return what matches a footer that `encode` wrote for a table with rows, and no other.
+
+    The groups are its numbers: rows; of each column codec, rows, size, packed size and place; size,
+    rows and packed size of the row group.
+    """
+    hole = b"\xff\x00\xff"  # in none of the names
+    chunks = [_chunk(c, hole, hole, hole, hole, hole) for c in table.columns]
+    footer = _footer(table, hole, [_group(chunks, hole, hole, hole)])
+    return re.compile(NUMBER.join(map(re.escape, footer.split(hole))), re.DOTALL)
