@@ -19,7 +19,6 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PEERS = ROOT / ".venv-peers"
 
 PEER = """
 import asyncio, sys, time, tenacity, pybreaker, purgatory
@@ -122,12 +121,13 @@ def measure(python: Path, code: str, calls: int) -> list[float]:
     return [float(line) for line in done.stdout.split()]
 
 
-def peers() -> Path:
-    """Return the Python of the peers' environment, made if it is not there."""
-    python = PEERS / "bin" / "python"
+def peers(name: str = "peers") -> Path:
+    """Return the Python of an environment of peers, made if it is not there."""
+    folder = ROOT / f".venv-{name}"
+    python = folder / "bin" / "python"
     if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(PEERS)], check=True)
-        wanted = str(ROOT / "benchmarks" / "peers.txt")
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        wanted = str(ROOT / "benchmarks" / f"{name}.txt")
         subprocess.run([str(python), "-m", "pip", "install", "-q", "-r", wanted], check=True)
     return python
 

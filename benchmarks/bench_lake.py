@@ -6,7 +6,8 @@ Polars over the spans of all packs. `run`: one run by id out of the lake, four t
 beside the same of a known folder; `spans`: the spans alone, unverified, beside Polars reading the
 known file. `compact`: time a run, packs verified, with `--jobs` processes, by the wall and
 by CPU (a busy machine adds to the first). `disk`: bytes a run, beside the same spans and texts as
-OTLP JSON, a file a run.
+OTLP JSON, a file a run, and with `--mlflow N` beside N runs as MLflow's traces in SQLite (MLflow
+gets an environment of its own, which takes minutes to make).
 
 Rounds are interleaved; one JSON line with minima, and ratios of minima (a busy machine only adds).
 """
@@ -20,15 +21,18 @@ import random
 import resource
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+from bench_guard import peers
 
 from towerkit.core.env import uuid7
 from towerkit.lake import Lake, compact, scan
@@ -136,16 +140,21 @@ def seal(folder: str, first: int, last: int, runs: int) -> None:
         Store(folder).commit(draft(i, runs), durable=False)
 
 
-def otlp_bytes(folder: Path) -> int:
-    """Return the size of a run's spans and texts as OTLP JSON, one file."""
+def spans_of(folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yield each span of a run, and its attributes with the texts of its attempt."""
     pack = open_pack(folder)
-    spans = []
     for row in pack.frame("spans").drop("salt").to_dicts():
-        kinds = {bool: "boolValue", int: "intValue", str: "stringValue"}
         given = {k: v for k, v in row.items() if v is not None and "_id" not in k}
         for name in ("request_digest", "response_digest"):
             if row[name] and row["kind"] == "attempt":
                 given[name.replace("digest", "body")] = pack.bodies[row[name]].decode()
+        yield row, given
+
+
+def otlp_bytes(folder: Path) -> int:
+    """Return the size of a run's spans and texts as OTLP JSON, one file."""
+    spans, kinds = [], {bool: "boolValue", int: "intValue", str: "stringValue"}
+    for row, given in spans_of(folder):
         spans.append({
             "traceId": row["run_id"].replace("-", ""), "spanId": row["span_id"],
             "parentSpanId": row["parent_span_id"] or "", "name": row["name"], "kind": 1,
@@ -158,6 +167,52 @@ def otlp_bytes(folder: Path) -> int:
             "status": {"code": 2 if row["status"] == "error" else 1},
         })  # fmt: skip
     return len(json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]}))
+
+
+MLFLOW = """
+import json, pathlib, sys
+import mlflow
+mlflow.set_tracking_uri("sqlite:///traces.db")
+mlflow.set_experiment("bench")
+def log(runs):
+    for line in runs:
+        made = {}
+        for row, given in json.loads(line):
+            parent = made.get(row["parent_span_id"])
+            sent = given.pop("request_body", None)
+            got = given.pop("response_body", None)
+            made[row["span_id"]] = mlflow.start_span_no_context(
+                row["name"], parent_span=parent, inputs=sent, attributes=given,
+                start_time_ns=row["start_unix_ns"])
+            made[row["span_id"]].set_outputs(got)
+        for span_id, span in reversed(made.items()):
+            span.end()
+    mlflow.flush_trace_async_logging()
+def size():
+    import sqlite3
+    with sqlite3.connect("traces.db") as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return sum(p.stat().st_size for p in pathlib.Path(".").rglob("*") if p.is_file())
+runs = sys.stdin.read().splitlines()
+log(runs[:1])
+empty = size()
+log(runs[1:])
+print(round((size() - empty) / (len(runs) - 1)))
+"""
+
+
+def mlflow_bytes(folders: Sequence[Path]) -> int:
+    """Return what one more of the runs takes as a trace of MLflow: database and files."""
+    lines = "\n".join(json.dumps(list(spans_of(f))) for f in folders)
+    python = peers("mlflow")
+    with tempfile.TemporaryDirectory() as here:
+        done = subprocess.run(
+            [str(python), "-c", MLFLOW], input=lines, capture_output=True, text=True, check=False,
+            cwd=here,
+        )  # fmt: skip
+    if done.returncode:
+        sys.exit(done.stderr)
+    return int(done.stdout.splitlines()[-1])
 
 
 def errors_by_model(spans: pl.LazyFrame) -> pl.DataFrame:
@@ -208,6 +263,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--mlflow", type=int, default=0, metavar="N", help="N runs as its traces")
     parser.add_argument("--keep", type=Path, help="a folder to work in, which is kept")
     options = parser.parse_args()
     here = options.keep or Path(tempfile.mkdtemp(prefix="bench-lake-"))
@@ -282,6 +338,7 @@ def measure(here: Path, options: argparse.Namespace) -> dict[str, Any]:
         "disk_packs": size(store.root, "packs/*/*/*") // runs,
         "disk_lake": sum(size(lake, f"{t}/**/*") for t in LAKE_TABLES) // runs,
         "disk_otlp_json": round(statistics.mean(otlp_bytes(f) for f in sample)),
+        **({"disk_mlflow": mlflow_bytes(sample[: options.mlflow])} if options.mlflow else {}),
     }  # fmt: skip
 
 
