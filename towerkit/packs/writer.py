@@ -12,6 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -125,8 +126,8 @@ def write_parquet(table: Table, rows: Sequence[Row], path: Path, *, durable: boo
 class Together:
     """New files of one folder that are synced to the disk together; a context manager.
 
-    The system is asked to write each as soon as it is there, so the sync of the first brings all of
-    them down in one commit of the file system's journal: a quarter of what a thread a file costs.
+    The system is asked to write each as soon as it is there. Then all are synced at once, so the
+    disk's flushes are one, not one each: in turn they take ten times as long.
     """
 
     def __init__(self, *, durable: bool) -> None:
@@ -136,9 +137,7 @@ class Together:
 
     def add(self, path: Path, data: bytes) -> None:
         """Write a new file readable by the owner only."""
-        descriptor = write_new(path, data)
-        self._closing.callback(os.close, descriptor)
-        self._open.append(descriptor)
+        descriptor = self._keep(write_new(path, data))
         if self._durable:
             # Begins the write-back. A hint: what it could not do, the sync does or reports.
             with contextlib.suppress(OSError):
@@ -147,15 +146,43 @@ class Together:
     def sync(self, folder: Path) -> None:
         """Bring the files and their names in `folder` to the disk."""
         if self._durable:
-            for descriptor in self._open:
-                os.fsync(descriptor)
-            sync_folder(folder)
+            self._keep(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            _sync_all(self._open)
+
+    def _keep(self, descriptor: int) -> int:
+        self._closing.callback(os.close, descriptor)
+        self._open.append(descriptor)
+        return descriptor
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._closing.close()
+
+
+@cache
+def _syncing() -> ThreadPoolExecutor:
+    """Return the threads that sync beside the one that commits: two are as fast as six."""
+    return ThreadPoolExecutor(max_workers=2, thread_name_prefix="towerkit-sync")
+
+
+os.register_at_fork(after_in_child=_syncing.cache_clear)
+
+
+def _sync_all(descriptors: Sequence[int]) -> None:
+    """Sync open files to the disk, all at once; raise the first error when all are through."""
+    begun: list[Future[None]] = []
+    try:
+        with contextlib.suppress(RuntimeError):  # the interpreter is ending, or has no more threads
+            for descriptor in descriptors[1:]:
+                begun.append(_syncing().submit(os.fsync, descriptor))  # noqa: PERF401  keeps each
+        for descriptor in (descriptors[0], *descriptors[1 + len(begun) :]):
+            os.fsync(descriptor)
+    finally:
+        wait(begun)  # before anybody closes them
+    for done in begun:
+        done.result()
 
 
 def sync_folder(path: Path) -> None:
