@@ -28,7 +28,7 @@ from towerkit.lake.tables import (
 )
 from towerkit.packs.parquet import check_bounds
 from towerkit.packs.reader import Pack, folder_of, merkle_leaves, open_pack
-from towerkit.packs.tables import PACK_TABLES
+from towerkit.packs.tables import CONTENT, PACK_TABLES
 from towerkit.packs.validate import MUST_HAVE_ROWS, holds
 from towerkit.packs.writer import manifest_bytes
 
@@ -36,8 +36,9 @@ if TYPE_CHECKING:
     import polars as pl
 
 GROUP_RUNS = 256  # read and verified together
-# Of one row group, which is what is read to find one run: runs, and bytes before compression.
-PIECE_RUNS, PIECE_BYTES = 64, 1024 * 1024
+# Of one row group, which is what is read to find one run: runs, and bytes before compression. What
+# is said is looked up, the rest is counted over too, where each group costs.
+PIECE_RUNS, PIECE_BYTES, PIECE_BYTES_SAID = 128, 2 * 1024 * 1024, 1024 * 1024
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -198,7 +199,8 @@ class _File:
     def write(self, rows: pl.DataFrame, counts: Sequence[int]) -> None:
         """Add the rows of runs, `counts` of each, in row groups of some runs."""
         arrow = rows.select(self.table.names).to_arrow().cast(arrow_schema(self.table))
-        fit = PIECE_BYTES * len(counts) // max(1, arrow.nbytes)
+        most = PIECE_BYTES_SAID if self.table.name == CONTENT.name else PIECE_BYTES
+        fit = most * len(counts) // max(1, arrow.nbytes)
         piece, at = max(1, min(PIECE_RUNS, fit)), 0
         for first in range(0, len(counts), piece):
             height = sum(counts[first : first + piece])
