@@ -138,7 +138,7 @@ class Together:
     def add(self, path: Path, data: bytes) -> None:
         """Write a new file readable by the owner only."""
         descriptor = self._keep(write_new(path, data))
-        if self._durable:
+        if self._durable and hasattr(os, "posix_fadvise"):  # macOS has none
             # Begins the write-back. A hint: what it could not do, the sync does or reports.
             with contextlib.suppress(OSError):
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)

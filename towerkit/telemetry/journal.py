@@ -143,7 +143,7 @@ class Journal:
         with self._writing:
             if self._file is not None:
                 try:
-                    os.fdatasync(self._file)
+                    getattr(os, "fdatasync", os.fsync)(self._file)  # macOS has no fdatasync
                 except OSError as error:
                     self._stop(error)
 
