@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from towerkit.privacy.detectors import STRONG, Detector
-from towerkit.privacy.find import _apart, _part
+from towerkit.privacy.find import _part, stands
 from towerkit.privacy.redact import Redactor
 
 WORDS = [
@@ -51,7 +51,7 @@ def _put(row: Detector, redactor: Redactor) -> Callable[[re.Match[str]], str]:
     def put(match: re.Match[str]) -> str:
         group = match.re.groups and 1
         part, start = _part(row, match.group(group)), match.start(group)
-        if not part or (row.edges and not _apart(match.string, start, start + len(part))):
+        if not part or not stands(row, match.string, start, start + len(part)):
             return match.group()
         value = row.normal(part) if row.normal else part
         return match.group().replace(part, redactor.token(row.name, value), 1)

@@ -1,6 +1,6 @@
 """What the detectors find, class by class, with 95 % Wilson intervals.
 
-Three sources: values this repository generates (tests/privacy/instances.py), and, where they are
+Three sources: values this repository generates (tests/privacy/py), and, where they are
 (TOWERKIT_REAL_DATA or ../shared/data), the labelled sentences of presidio-research and the cases of
 Presidio's recognisers. Generated values: taken out whole by any finding, and by one of their own
 class (two classes can look alike); near misses (one digit changed) are findings that should not be.
@@ -24,7 +24,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.privacy.instances import CHECKED, CLASSES, near_miss, text_with  # noqa: E402
+from tests.privacy.instances import BY_SHAPE, CHECKED, CLASSES, near_miss, text_with  # noqa: E402
+from tests.privacy.ways import ANY_SEPARATOR, HARD, PLACED, WRITTEN  # noqa: E402
 from towerkit.gate.intervals import wilson  # noqa: E402
 from towerkit.privacy.detectors import DETECTORS  # noqa: E402
 from towerkit.privacy.find import Found, find  # noqa: E402
@@ -67,13 +68,61 @@ def generated(count: int) -> list[str]:
             out += bool(over)
             own += any(f.row is not None and f.row.name == name for f in over)
         false = "–"
-        if name in CHECKED:
+        if name in CHECKED and name not in BY_SHAPE:
             wrong = sum(
                 any(f.row is not None and f.row.name == name for f in find(near_miss(name, r)))
                 for _ in range(count)
             )
             false = share(wrong, count)
         rows.append(f"| `{name}` | {count} | {share(out, count)} | {share(own, count)} | {false} |")
+    return rows
+
+
+def places(count: int) -> list[str]:
+    """Return the rows of what values stand in: every class in each."""
+    rows = ["| put into | values | taken out |", "|---|---|---|"]
+    for place, put in PLACED.items():
+        out = total = 0
+        for name in CLASSES:
+            make, word = CLASSES[name]
+            r = random.Random(f"{name} {place} 1")
+            for _ in range(count):
+                text = put(word + make(r) + ("db.example/x" if name == "URL_PASSWORD" else ""))
+                out += any(f.row for f in find(text))
+                total += 1
+        rows.append(f"| {place} | {total} | {share(out, total)} |")
+    return rows
+
+
+def written(count: int) -> list[str]:
+    """Return the rows of the ways of writing a number of groups: classes that have groups."""
+    rows = ["| written with | values | taken out |", "|---|---|---|"]
+    for way, write in WRITTEN.items():
+        out = total = 0
+        for name in sorted(ANY_SEPARATOR if way != "dots" else {"CARD", "SSN"}):
+            make, word = CLASSES[name]
+            r = random.Random(f"{name} {way} 1")
+            for _ in range(count):
+                value = write(make(r))
+                found = find(f"{word}{value} ok")
+                end = len(word) + len(value)
+                out += any(f.row and f.start <= len(word) and f.end >= end for f in found)
+                total += 1
+        rows.append(f"| {way} | {total} | {share(out, total)} |")
+    return rows
+
+
+def hard(count: int) -> list[str]:
+    """Return the rows of texts that hold nothing: in how many what is found."""
+    rows = ["| texts | number | with a finding | classes |", "|---|---|---|---|"]
+    for kind, make in HARD.items():
+        r, wrong, classes = random.Random(f"{kind} 1"), 0, Counter[str]()
+        for _ in range(count):
+            names = {f.row.name for f in find(make(r), alone=True) if f.row}
+            wrong += bool(names)
+            classes.update(names)
+        said = ", ".join(f"`{name}` {n}" for name, n in classes.most_common(3)) or "–"
+        rows.append(f"| {kind} | {count} | {share(wrong, count)} | {said} |")
     return rows
 
 
@@ -170,6 +219,10 @@ def main() -> None:
     options = parser.parse_args()
     data = Path(os.environ.get("TOWERKIT_REAL_DATA") or ROOT.parent / "shared" / "data")
     out = [f"Generated values, {options.count} a class:\n", *generated(options.count)]
+    size = max(1, options.count // 50)
+    out += ["\nEvery class, put where texts are put:\n", *places(size)]
+    out += ["\nNumbers of groups in other ways of writing:\n", *written(size * 5)]
+    out += ["\nTexts that hold none of it, each judged as a whole message:\n", *hard(options.count)]
     if (data / "pii").is_dir():
         out += ["\nLabelled sentences of presidio-research (Faker-made):\n", *labelled(data)]
         out += ["\nCases of Presidio's recognisers, most of them one number alone:\n", *cases(data)]

@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
-import json
 import random
-import re
 import string
-from urllib.parse import quote
 
 from stdnum import iban as stdnum_iban
 from stdnum import luhn as stdnum_luhn
@@ -137,18 +133,32 @@ def jwt(r):
     return ".".join(parts)
 
 
+# Prefix of a published key format → alphabet and length of what follows.
+KEYS = {
+    "sk-": (ALNUM, 48), "sk-proj-": (ALNUM + "_-", 60), "sk-ant-api03-": (ALNUM + "_-", 90),
+    "AKIA": (U + D, 16), "ASIA": (U + D, 16), "ABSK": (ALNUM, 100), "ghp_": (ALNUM, 36), "gho_": (ALNUM, 36),
+    "github_pat_": (ALNUM + "_", 82), "glpat-": (ALNUM, 20), "gldt-": (ALNUM + "_-", 20), "xapp-1-": (ALNUM, 40),
+    "AIza": (ALNUM + "_-", 35), "ya29.": (ALNUM + "_-", 60), "hf_": (ALNUM, 34), "gsk_": (ALNUM, 52),
+    "xai-": (ALNUM, 80), "r8_": (ALNUM, 37), "csk-": (L + D, 48), "fw_": (ALNUM, 24), "sk_live_": (ALNUM, 24),
+    "rk_test_": (ALNUM, 24), "whsec_": (ALNUM, 32), "npm_": (ALNUM, 36), "pypi-AgEI": (ALNUM + "_-", 100),
+    "dop_v1_": ("0123456789abcdef", 64), "shpat_": ("0123456789abcdef", 32), "hvs.": (ALNUM, 90),
+    "tvly-": (ALNUM, 32), "nvapi-": (ALNUM + "_-", 64), "pplx-": (ALNUM, 48), "ATATT3": (ALNUM + "_-", 180),
+    "lin_api_": (ALNUM, 40), "dckr_pat_": (ALNUM + "_-", 27), "sbp_": ("0123456789abcdef", 40), "figd_": (ALNUM, 40),
+    "phx_": (ALNUM, 43), "NRAK-": (U + D, 27), "CFPAT-": (ALNUM, 43), "glc_": (ALNUM, 120), "re_123456Ab_": (ALNUM, 24),
+}  # fmt: skip
+
+
 def key(r):
-    """A key with a known prefix."""
-    return r.choice([
-        lambda: "sk-" + mixed(r, ALNUM, 48), lambda: "sk-proj-" + mixed(r, ALNUM + "_-", 60),
-        lambda: "sk-ant-api03-" + mixed(r, ALNUM + "_-", 90), lambda: "AKIA" + mixed(r, U + D, 16),
-        lambda: "ghp_" + mixed(r, ALNUM, 36), lambda: "github_pat_" + mixed(r, ALNUM + "_", 82),
-        lambda: "xoxb-" + mixed(r, D, 12) + "-" + mixed(r, ALNUM, 24),
-        lambda: "AIza" + mixed(r, ALNUM + "_-", 35), lambda: "hf_" + mixed(r, ALNUM, 34),
-        lambda: "glpat-" + mixed(r, ALNUM, 20), lambda: "sk_live_" + mixed(r, ALNUM, 24),
-        lambda: "npm_" + mixed(r, ALNUM, 36),
-        lambda: "SG." + mixed(r, ALNUM, 22) + "." + mixed(r, ALNUM, 43),
-    ])()  # fmt: skip
+    """A key with a known prefix, or of a known shape."""
+    if r.random() < 0.1:
+        return r.choice([
+            "xoxb-" + mixed(r, D, 12) + "-" + mixed(r, ALNUM, 24),
+            "SG." + mixed(r, ALNUM, 22) + "." + mixed(r, ALNUM, 43),
+            mixed(r, D, 9) + ":AA" + mixed(r, ALNUM, 33),
+            mixed(r, ALNUM, 14) + ".atlasv1." + mixed(r, ALNUM, 66),
+        ])  # fmt: skip
+    prefix = r.choice(list(KEYS))
+    return prefix + mixed(r, *KEYS[prefix])
 
 
 def pem(r):
@@ -480,6 +490,8 @@ def text_with(name: str, r: random.Random) -> tuple[str, int, int]:
 
 # Weights that share a factor with the modulus, or a remainder that is cut: one change in ten passes.
 COARSE = {"AU_ACN", "DE_LANR", "MEDICAL_LICENSE", "MX_CURP", "PT_NIF", "TH_TNIN"}
+# Shapes that nothing else has: found with a character mistyped too.
+BY_SHAPE = {"IT_FISCAL_CODE", "IN_GSTIN"}
 # Digits at the end that the check does not cover: the trade of a physician, the number of a card.
 UNCHECKED = {"DE_LANR": 2, "AU_MEDICARE": 1}
 
@@ -493,41 +505,3 @@ def near_miss(name: str, r: random.Random) -> str:
     at = r.choice(digits or [i for i, c in enumerate(value) if c.isalpha()][2:])
     other = r.choice([d for d in (D[1:] if digits else "abcdefgh") if d != value[at]])
     return word + value[:at] + other + value[at + 1 :]
-
-
-def again(separator: str):
-    """Return what writes a value with another separator between its groups."""
-
-    def write(value):
-        return re.sub(r"(?<=[A-Za-z0-9])[ -](?=[A-Za-z0-9])", separator, value)
-
-    return write
-
-
-def in_digits(zero: str):
-    """Return what writes a value in the digits of another script."""
-    return lambda value: re.sub("[0-9]", lambda m: chr(ord(zero) + int(m.group())), value)
-
-
-# How else people and programs write a value that is the same to them: separators and digits.
-WRITTEN = {
-    "en dash": again("\u2013"), "minus": again("\u2212"), "non-breaking": again("\u2011"),
-    "no-break space": again("\xa0"), "thin space": again("\u2009"), "full width": in_digits("\uff10"),
-    "arabic": in_digits("\u0660"), "devanagari": in_digits("\u0966"), "small letters": str.lower,
-    "dots": lambda value: again(".")(value) if value.replace(" ", "").replace("-", "").isdigit() else value,
-}  # fmt: skip
-# Classes whose groups may be written with any of dash and space.
-ANY_SEPARATOR = {
-    "CARD", "IBAN", "UK_NHS", "CA_SIN", "AU_ABN", "AU_ACN", "AU_TFN", "AU_MEDICARE", "IN_AADHAAR",
-    "KR_BRN", "TH_TNIN", "FR_NIR", "US_MBI", "UK_NINO", "SSN", "US_ITIN", "DK_CPR", "BE_NN",
-}  # fmt: skip
-# What texts are put into: JSON, twice; an address; Markdown; tables; markup; lines; words.
-PLACED = {
-    "JSON": lambda t: json.dumps({"note": t}), "JSON in JSON": lambda t: json.dumps({"a": json.dumps({"b": t})}),
-    "address": lambda t: f"https://a.example/c?q={quote(t, safe='')}&x=1", "bold": lambda t: f"**{t}**",
-    "code": lambda t: f"`{t}`", "table": lambda t: f"|{t}|b|", "CSV": lambda t: f'a,"{t}",b',
-    "XML": lambda t: f"<v>{html.escape(t)}</v>", "CRLF": lambda t: f"x\r\n{t}\r\ny", "tab": lambda t: f"x\t{t}\ty",
-    "colon": lambda t: f"value:{t};", "Chinese": lambda t: f"号码{t}です", "hash": lambda t: f"#{t}",
-    "base64": lambda t: base64.b64encode(f"hello {t} bye".encode()).decode(), "quotes": lambda t: f"\u2018{t}\u2019",
-    "underscores": lambda t: f"id_{t}_x",
-}  # fmt: skip

@@ -222,9 +222,10 @@ def ip(text: str) -> bool:
 
 
 def mac(text: str) -> bool:
-    """Return whether `text` is the address of one interface, not of none or all."""
+    """Return whether `text` is the address of one interface, not of none or all, nor two dates."""
     plain = alnum(text)
-    return len(set(plain)) > 1
+    dates = "-" in text and plain.isdigit() and all(int(part) <= 31 for part in text.split("-"))
+    return len(set(plain)) > 1 and not dates
 
 
 def geo(text: str) -> bool:
@@ -396,6 +397,8 @@ def international(found: str) -> str:
 
     The longest part that its plan has given out, else the longest with a length its plan allows.
     """
+    if dated_or_amount(found):
+        return ""
     phones = importlib.import_module("phonenumbers")
     cuts = [len(found), *(i for i in range(len(found) - 1, 7, -1) if found[i] in " -./(,")]
     possible = ""
@@ -427,6 +430,8 @@ def national_phone(text: str) -> bool:
     groups = [len(group) for group in _NOT_DIGITS.split(text) if group]
     if not 7 <= len(number) <= 12 or groups == [3, 2, 4] or (number == text and number[0] != "0"):
         return False
+    if dated_or_amount(text):
+        return False
     phones = importlib.import_module("phonenumbers")
     for region in _REGIONS:
         try:
@@ -438,16 +443,27 @@ def national_phone(text: str) -> bool:
 
 
 def phone(text: str) -> bool:
-    """Return whether `text` has as many digits as a phone number; a date is none."""
-    return 6 <= len(digits(text.partition("x")[0])) <= 15 and not _looks_like_date(text)
+    """Return whether `text` has as many digits as a phone number; a date or an amount is none."""
+    return 6 <= len(digits(text.partition("x")[0])) <= 15 and not dated_or_amount(text)
 
 
-def _looks_like_date(text: str) -> bool:
-    parts = text.replace("/", "-").replace(".", "-").replace(" ", "-").split("-")
-    if len(parts) != 3 or not all(p.isdigit() for p in parts):
-        return False
-    year, month, day = parts if len(parts[0]) == 4 else reversed(parts)
-    return len(year) == 4 and len(month) <= 2 and len(day) <= 2
+# A date as programs and people write it; an amount with its cents, alone or in a calculation.
+_DATED = re.compile(
+    r"(?<!\d)(?:(?:19|20)\d\d([-/. ])(?:0?[1-9]|1[0-2])\1(?:0?[1-9]|[12]\d|3[01])"
+    r"|(?:0?[1-9]|[12]\d|3[01])([-/. ])(?:0?[1-9]|[12]\d|3[01])\2(?:19|20)\d\d)(?!\d)"
+)
+_AMOUNT = re.compile(r"(?<![\d.])(?:\d+\.\d{1,2}|0\.\d+)(?![\d.])|\d\)? +[-+*/] +\(?\d+\.")
+
+
+def dated_or_amount(text: str) -> bool:
+    """Return whether digits with separators say a date or an amount."""
+    return _DATED.search(text) is not None or _AMOUNT.search(text) is not None
+
+
+def birthday(text: str) -> bool:
+    """Return whether a date can be one of birth: it has no time of day."""
+    clock = text.partition(":")
+    return not clock[1] or clock[0][-2:] + clock[2] == "0000"
 
 
 def phone_norm(text: str) -> str:
@@ -474,11 +490,21 @@ def varied(text: str) -> bool:
     return mixed and len(set(text)) >= 8
 
 
+def behind_underscore(found: str) -> str:
+    """Return a match without the underscore that it begins behind."""
+    return found.removeprefix("_")
+
+
 _HEXADECIMAL = frozenset("0123456789abcdefABCDEF")
 
 
 def ip_cut(found: str) -> str:
     """Return the part of a run of digits, letters, colons and dots that is an IPv6 address."""
+    if "_" in found:
+        # `id_2001:db8::1:2_x`; a name of a program, as `a_b::c1`, has no three colons.
+        found = max(found.split("_"), key=lambda part: part.count(":"))
+        if found.count(":") < 3:
+            return ""
     address, slash, prefix = found.partition("/")
     word, _, rest = address.partition(":")
     if word.isalpha() and not _HEXADECIMAL.issuperset(word) and rest[:1] != ":":

@@ -24,7 +24,8 @@ _NAMES = {
     "EMAIL": "email email_address e_mail e_mail_address",
     "PHONE": (
         "phone phone_number mobile mobile_number mobile_phone cell_phone telephone "
-        "telephone_number fax fax_number"
+        "telephone_number fax fax_number cell cell_number contact_number work_phone home_phone "
+        "office_phone phone_no"
     ),
     "ADDRESS": (
         "address street street_address address1 address2 address_line_1 address_line_2 "

@@ -4,8 +4,8 @@ Rule: linear in the text. The gate (one RE2 set of small patterns) lets most tex
 what it names decides which rows run. Findings are looked for again where the earlier ones were cut
 out, until nothing is new: so redacting twice changes nothing, whatever stands next to a token.
 
-Words near a number are the six before and the three after it, not characters: a token counts as
-none, so replacing one finding moves no other into or out of reach.
+Words near a number are the six before and the three after it, six in the same sentence; not
+characters: a token counts as none, so replacing one finding moves no other into or out of reach.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
-from towerkit.privacy.detectors import LATE, STRONG, WEAK, Detector
+from towerkit.privacy.detectors import LATE, STRONG, UNDERSCORE, WEAK, Detector
 from towerkit.privacy.gate import TRIGGERS, compiled, gate, pattern_set, triggers_of
-from towerkit.privacy.views import GAP, View, blobs, fold, unescape
+from towerkit.privacy.views import GAP, View, blobs, fold, joined, unescape
 
 TOKEN = r"<[A-Z][A-Z0-9_]{1,30}:[a-z0-9]{1,16}:[A-Z2-7]{16}>"  # noqa: S105  a pattern
 _TOKENS = re.compile(TOKEN)
 _JSON_NUMBER = re.compile(r'(?P<text>"(?:[^"\\]|\\.)*+")|-?[0-9][0-9.eE+-]*+')
 _NAMES = tuple(TRIGGERS)
+_LONG, _ESCAPE, _PARTED = map(_NAMES.index, ("long", "escape", "parted"))
 _ROUNDS = 8  # findings that uncover findings: more is no text that anybody wrote
 _EFFORT = 50_000  # matches whose check fails: what takes time in a text made to take time
 _SHORT = 4096  # bytes
 _FEW = 3  # rows that cost less to run than to rule out
 _ALONE = 300  # characters: the longest message that may be nothing but numbers
-_BEFORE, _AFTER = 6, 3  # words
+_BEFORE, _AFTER, _AFTER_IN_SENTENCE = 6, 3, 6  # words
 
 
 class Found(NamedTuple):
@@ -74,13 +75,10 @@ class _Data(NamedTuple):
     @classmethod
     def of(cls, text: str) -> _Data:
         whole = text.encode("ascii", "replace")
-        return cls(whole, whole.replace(b"_", _APART) if b"_" in whole else whole)
+        return cls(whole, whole.replace(b"_", UNDERSCORE.encode()) if b"_" in whole else whole)
 
     def read_by(self, row: Detector) -> bytes:
         return self.whole if "_" in row.pattern else self.plain
-
-
-_APART = b"\x1f"
 
 
 def _rows(kind: int, data: _Data, fired: tuple[int, ...]) -> Sequence[Detector]:
@@ -105,15 +103,35 @@ def near_words(row: Detector) -> frozenset[str]:
 
 
 @cache
+def close_words(row: Detector) -> frozenset[str]:
+    """Return the words that count where nothing but small words stands between."""
+    return frozenset(row.close.split("|")) if row.close else frozenset()
+
+
+@cache
+def all_words(row: Detector) -> frozenset[str]:
+    """Return the words of either kind."""
+    return near_words(row) | close_words(row)
+
+
+@cache
 def _any_word() -> Any:
     """Return the search for any word that any row needs near."""
-    words = sorted(set().union(*map(near_words, (*WEAK, *LATE))))
+    words = sorted(set().union(*map(all_words, (*WEAK, *LATE))))
     return compiled(rf"(?i)\b(?:{'|'.join(words)})\b").search
 
 
 # A word that is part of no number: a text that has one is more than numbers.
 _PROSE = re.compile(r"(?<![A-Za-z0-9])(?!and\b)[A-Za-z]{3,}(?![A-Za-z0-9])", re.IGNORECASE)
 _WORDS = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2,}(?![A-Za-z0-9])")
+# Between a verb and the number that it is about; what makes the two one name, or an amount.
+_SMALL = frozenset({
+    "me", "us", "him", "her", "them", "back", "now", "please", "at", "on", "to", "is", "or", "and",
+    "my", "our", "your", "the", "this", "number", "no", "nr", "line", "for", "help", "support",
+    "mich", "uns", "unter", "an", "au", "sur", "al", "il", "numero",
+})  # fmt: skip
+_NAMED = re.compile(r"[_$/={}\[\]]")
+_STOP = re.compile(r"[.!?;:](?=\s)|\n")
 
 
 class _Near:
@@ -121,18 +139,40 @@ class _Near:
 
     def __init__(self, text: str, hint: str) -> None:
         found = list(_WORDS.finditer(text))
+        self._text = text
         self._words = [m.group().lower() for m in found]
         self._starts = [m.start() for m in found]
         self._ends = [m.end() for m in found]
         self._hint = frozenset(_WORDS.findall(hint.lower()))
         self.all = self._hint.union(self._words)
 
-    def at(self, start: int, end: int, wanted: frozenset[str]) -> bool:
-        """Return whether a word of `wanted` stands near `start` to `end`."""
+    def at(self, start: int, end: int, row: Detector) -> bool:
+        """Return whether a word of the row stands near `start` to `end`."""
+        wanted, close = near_words(row), close_words(row)
         before = bisect_right(self._ends, start)
+        if close and self._close(before, start, close):
+            return True
         after = bisect_left(self._starts, end)
         near = self._words[max(0, before - _BEFORE) : before] + self._words[after : after + _AFTER]
-        return not wanted.isdisjoint(near) or not wanted.isdisjoint(self._hint)
+        if not wanted.isdisjoint(near) or not wanted.isdisjoint(self._hint):
+            return True
+        rest = self._words[after + _AFTER : after + _AFTER_IN_SENTENCE]
+        if wanted.isdisjoint(rest):
+            return False
+        # As in "123 es mi numero de pasaporte".
+        last = after + _AFTER + min(rest.index(word) for word in wanted.intersection(rest))
+        return _STOP.search(self._text, end, self._starts[last]) is None
+
+    def _close(self, before: int, start: int, close: frozenset[str]) -> bool:
+        """Return whether a word of `close` stands before `start` with small words between."""
+        if not close.isdisjoint(self._hint):
+            return True
+        for i in range(before - 1, max(-1, before - 1 - _BEFORE), -1):
+            if self._words[i] in close:
+                return not _NAMED.search(self._text, self._ends[i], start)
+            if self._words[i] not in _SMALL:
+                return False
+        return False
 
 
 def _part(row: Detector, found: str) -> str:
@@ -160,6 +200,35 @@ def _apart(text: str, start: int, end: int) -> bool:
     if len(before) > 1 and before[1] in _CHAIN and before[0].isdigit():
         return False
     return not (after[:1] and after[0] in _CHAIN and after[1:].isdigit())
+
+
+def stands(row: Detector, text: str, start: int, end: int) -> bool:
+    """Return whether a match stands by itself: no part of a chain, a fraction or a list."""
+    if row.edges and not _apart(text, start, end):
+        return False
+    found = text[start:end]
+    if found.isdigit():
+        return not (
+            text[start - 1 : start] == "." and text[max(0, start - 2) : start - 1].isdigit()
+        )
+    return not (row.listed and " " in found and _in_list(text, start, end))
+
+
+_AROUND = 24  # characters
+
+
+# One or two numbers that end, and that begin, a text.
+_BEFORE_IT = re.compile(r"(?:^|(?<=\s))([0-9.]*[0-9][ \t])?[0-9.]*[0-9][ \t]$")
+_AFTER_IT = re.compile(r"[ \t][0-9.]*[0-9]([ \t][0-9.]*[0-9])?(?=\s|$)")
+
+
+def _in_list(text: str, start: int, end: int) -> bool:
+    """Return whether groups with spaces between are some of more numbers."""
+    before = _BEFORE_IT.search(text[max(0, start - _AROUND) : start])
+    after = _AFTER_IT.match(text[end : end + _AROUND])
+    left = 0 if before is None else 1 + (before[1] is not None)
+    right = 0 if after is None else 1 + (after[1] is not None)
+    return left + right >= 2
 
 
 def _step(found: str) -> int:
@@ -199,13 +268,13 @@ class _Round:
         if not fired:
             return []
         self._view(view, fired)
-        if _NAMES.index("long") in fired and self.deep:
+        if _LONG in fired and self.deep:
             self._blobs(view)
-        if _NAMES.index("escape") in fired:
-            plain = unescape(view)
-            again = plain and gate()(plain.text.encode("ascii", "replace"))
-            if plain and again:
-                self._view(plain, again)
+        if _ESCAPE in fired and (plain := unescape(view)):
+            view, fired = plain, gate()(plain.text.encode("ascii", "replace")) or ()
+            self._view(view, fired)
+        if _PARTED in fired and (whole := joined(view)):
+            self._view(whole, gate()(whole.text.encode("ascii", "replace")) or ())
         return self.found
 
     def _view(self, view: View, fired: Sequence[int]) -> None:
@@ -229,10 +298,9 @@ class _Round:
             return
         near = _Near(view.text, self.hint)
         for row in weak:
-            wanted = near_words(row)
-            if not wanted.isdisjoint(near.all):
+            if not all_words(row).isdisjoint(near.all):
                 for start, end in self.candidates(row, view.text, data):
-                    if near.at(start, end, wanted):
+                    if near.at(start, end, row):
                         self._take(view, row, start, end)
         for row in weak:
             if row.alone and lonely:
@@ -241,14 +309,13 @@ class _Round:
             self._last(view, data, row, near, lonely=lonely and row.alone)
 
     def _last(self, view: View, data: _Data, row: Detector, near: _Near, *, lonely: bool) -> None:
-        wanted = near_words(row)
-        worded = row.late and not wanted.isdisjoint(near.all)
+        worded = row.late and not all_words(row).isdisjoint(near.all)
         if row.near and not lonely and not worded:
             return
         spans = list(self.candidates(row, view.text, data))
         alone = lonely and bool(spans) and _alone(view.text, spans)
         for start, end in spans:
-            if alone or not row.near or (worded and near.at(start, end, wanted)):
+            if alone or not row.near or (worded and near.at(start, end, row)):
                 self._take(view, row, start, end)
 
     def candidates(self, row: Detector, text: str, read: _Data) -> Iterator[tuple[int, int]]:
@@ -260,7 +327,7 @@ class _Round:
             start, end = match.span(group)
             part = _part(row, text[start:end])
             start += text[start:end].find(part)
-            if part and (not row.edges or _apart(text, start, start + len(part))):
+            if part and stands(row, text, start, start + len(part)):
                 yield start, start + len(part)
                 at = start + len(part)
                 continue

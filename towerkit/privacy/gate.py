@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 from towerkit.privacy.detectors import Detector
-from towerkit.privacy.views import ESCAPE
+from towerkit.privacy.views import ESCAPE, WRAP
 
 # 24 characters of a key, an address of a chain or base64; a digest or a UUID is none of them.
 _RUN = "[A-Za-z0-9+/_.-]"
@@ -40,6 +40,9 @@ TRIGGERS: dict[str, str] = {
     "birth": r"(?i:born|birth|dob|bday|gebor|geburt|naiss|nacim|nasc)",
     "papers": r"(?i:passp|pasap|passap|reisep|paspo|passnu|ausweis|licen|driv|fuhrer|patente)",
     "escape": ESCAPE,
+    # A digit beside what parts two lines or columns: see `views.joined`. One digit is a list's.
+    "parted": rf"[0-9][A-Za-z]{{0,3}}(?:{WRAP}| {{2,3}})[0-9A-Za-z]"
+    rf"|[0-9A-Za-z](?:{WRAP}| {{2,3}})[A-Za-z]{{0,3}}[0-9][0-9A-Za-z]",
 }
 _LETTERED = {"IT_FISCAL_CODE", "UK_DRIVING_LICENCE", "US_MBI", "UK_NINO", "VIN", "IN_GSTIN",
              "IN_PAN", "SG_UEN", "FI_PERSONAL_IDENTITY_CODE", "DE_SOCIAL_SECURITY",

@@ -33,7 +33,7 @@ from towerkit.privacy.secrets import Exact, named
 from towerkit.privacy.views import fold
 
 # What is found, or how it is spelt, changed when this changes: replay keys depend on it.
-REDACTOR_VERSION = "3"
+REDACTOR_VERSION = "4"
 _Key = str | bytes | tuple[object, ...]
 Capture = Literal["redacted", "digests", "off"]
 

@@ -4,7 +4,7 @@ Rule: a view is for finding only. What is cut out is cut at offsets of the origi
 
 `fold` makes full-width and other digits ASCII, drops accents and characters nobody sees, and turns
 every dash and space into the plain one. `unescape` reads one level of HTML, URL and JSON escapes.
-`blobs` reads base64, once.
+`joined` puts together what a line's end or wide spaces part. `blobs` reads base64, once.
 """
 
 from __future__ import annotations
@@ -85,12 +85,14 @@ def fold(text: str) -> View:
     return View("".join(out), at, [i + 1 for i in at])
 
 
-ESCAPE = r"\\u[0-9A-Fa-f]{4}|\\x[0-9A-Fa-f]{2}|\\/|&#[0-9xX]|&[A-Za-z]{2,8};|%[0-9A-Fa-f]{2}"
+ESCAPE = r"\\u[0-9A-Fa-f]{4}|\\x[0-9A-Fa-f]{2}|\\[/nrt]|&#[0-9xX]|&[A-Za-z]{2,8};|%[0-9A-Fa-f]{2}"
+# In JSON in JSON a line's end has two backslashes or four; for finding it is one all the same.
 _ESCAPES = re.compile(
-    r"(?P<json>(?:\\u[0-9A-Fa-f]{4})+)|\\x(?P<hex>[0-9A-Fa-f]{2})|\\(?P<short>[/\"\\nrt])"
+    r"(?P<json>(?:\\u[0-9A-Fa-f]{4})+)|\\x(?P<hex>[0-9A-Fa-f]{2})|\\{1,4}(?P<line>[nrt])"
+    r"|\\(?P<short>[/\"\\])"
     r"|(?P<html>&#(?:[0-9]{1,7}|[xX][0-9A-Fa-f]{1,6});?|&[A-Za-z]{2,8};)|(?P<url>(?:%[0-9A-Fa-f]{2})+)"
 )
-_SHORT = {"/": "/", '"': '"', "\\": "\\", "n": "\n", "r": "\r", "t": "\t"}
+_LINE = {"n": "\n", "r": "\r", "t": "\t"}
 
 
 def _read(match: re.Match[str]) -> list[tuple[str, int]]:
@@ -102,8 +104,10 @@ def _read(match: re.Match[str]) -> list[tuple[str, int]]:
             return [(chr(u), 6) for u in units]
         case "hex":
             return [(chr(int(match["hex"], 16)), 4)]
+        case "line":
+            return [(_LINE[found[-1]], len(found))]
         case "short":
-            return [(_SHORT[found[1]], 2)]
+            return [(found[1], 2)]
         case "html":
             shown = html.unescape(found)
             return (
@@ -142,6 +146,66 @@ def unescape(view: View) -> View | None:
         starts = [view.starts[i] for i in starts]
         ends = [view.ends[max(i - 1, 0)] for i in ends]
     return View("".join(out), starts, ends)
+
+
+# Between two letters or digits: wide spaces, a line's end with what begins the next one where text
+# is quoted or commented out, and quoted-printable's soft line break; no number of a list.
+WRAP = r"-?[ \t]{0,8}=?\r?\n[ \t>#*|/]{0,16}"
+_JOINT = re.compile(
+    rf"(?<=[0-9A-Za-z])(?:(?P<soft>=\r?\n)|(?P<line>{WRAP})|(?P<wide> {{2,3}}))"
+    r"(?=[0-9A-Za-z])(?![0-9]{1,3}[.):][ \n])"
+)
+_COLUMNS = re.compile(r"[0-9](?: {2,}|\t)[0-9]")
+
+
+def joined(view: View) -> View | None:
+    """Return the view with values put together that are parted; None where nothing is.
+
+    Not where lines of numbers follow each other, or the columns of a table.
+    """
+    text, out = view.text, list[str]()
+    starts: list[int] = []
+    ends: list[int] = []
+    at = 0
+    for match in _JOINT.finditer(text):
+        start, end = match.span()
+        if _is_table(text, start, end, lines=match["line"] is not None):
+            continue
+        shown = "" if match["soft"] else "-" if "-" in match.group() else " "
+        out += [text[at:start], shown]
+        starts += [*range(at, start), *[start] * len(shown)]
+        ends += [*range(at + 1, start + 1), *[end] * len(shown)]
+        at = end
+    if not at:
+        return None
+    out.append(text[at:])
+    starts += range(at, len(text))
+    ends += range(at + 1, len(text) + 1)
+    if view.starts is not None and view.ends is not None:
+        starts = [view.starts[i] for i in starts]
+        ends = [view.ends[i - 1] for i in ends]
+    return View("".join(out), starts, ends)
+
+
+_LINE_LIMIT = 200  # characters looked at to either side: no line of a table is longer than that
+
+
+def _is_table(text: str, start: int, end: int, *, lines: bool) -> bool:
+    """Return whether what parts two values parts the cells of a table."""
+    first = text.rfind("\n", max(0, start - _LINE_LIMIT), start) + 1 or max(0, start - _LINE_LIMIT)
+    last = text.find("\n", end, end + _LINE_LIMIT)
+    last = last if last >= 0 else min(len(text), end + _LINE_LIMIT)
+    if lines and any(c.isalpha() for c in text[first:start] + text[end:last]):
+        return False
+    above = text[max(0, first - _LINE_LIMIT) : max(0, first - 1)].rpartition("\n")[2]
+    below = text[last + 1 : last + _LINE_LIMIT].partition("\n")[0]
+    if lines:
+        return _numeric(above) or _numeric(below)
+    return bool(_COLUMNS.search(above) or _COLUMNS.search(below))
+
+
+def _numeric(line: str) -> bool:
+    return any(c.isdigit() for c in line) and not any(c.isalpha() for c in line)
 
 
 _BLOB = re.compile(r"[A-Za-z0-9+/_-]{24,}={0,2}")
