@@ -237,6 +237,18 @@ def test_a_text_made_to_take_time_goes_as_a_whole_and_is_counted():
     assert known.describe()["version"] == "4"
 
 
+def test_a_long_log_is_no_such_text():
+    """A megabyte of lines with moments, addresses and counts is searched to its end."""
+    r, known = random.Random(5), Redactor(b"k" * 32, kid="k1")
+    line = HARD["log"]
+    text = "\n".join(
+        f'{line(r)} from 10.0.{r.randrange(256)}.7 {{"a": {i}, "b": "x"}}' for i in range(9000)
+    )
+    out = known.text(text)
+    assert known.dropped == 0
+    assert out.count("<IP:") == 9000
+
+
 def test_an_error_inside_drops_the_field(monkeypatch):
     """Whatever is raised, nothing is kept."""
     known = Redactor(b"k" * 32, kid="k1")

@@ -27,7 +27,7 @@ class Detector(msgspec.Struct, frozen=True, kw_only=True):
     dot, dash or slash; `trim` tries the match without its last groups too; `late` rows
     see what rows that need words have left; `run` passes a whole match by when its check fails.
     `listed` refuses groups with spaces between among more numbers. `needs` is what every match has
-    in it.
+    in it, `cost` what a match costs to look at, in some ten microseconds.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Detector(msgspec.Struct, frozen=True, kw_only=True):
     late: bool = False
     run: bool = False
     listed: bool = False
+    cost: int = 1
     needs: bytes = b""
 
     @property
@@ -258,7 +259,7 @@ _SHAPES = (
     ),
     Detector(
         name="IP", entity="IP_ADDRESS", tier="B shape", valid=checks.ip, normal=checks.ip_norm,
-        pattern=r"[0-9A-Za-z_:.]{0,40}:[0-9A-Za-z_:.]{0,46}(?:/[0-9]{1,3})?", fit=checks.ip_cut,
+        pattern=r"[0-9A-Za-z_:.]{0,40}:[0-9A-Fa-f]{0,4}:[0-9A-Za-z_:.]{0,41}(?:/[0-9]{1,3})?", fit=checks.ip_cut,
         run=True,
     ),
     Detector(
@@ -275,9 +276,9 @@ _SHAPES = (
         pattern=r"\b9[0-9]{2}[- .][5-9][0-9][- .][0-9]{4}\b",
     ),
     _phone(r"\+ ?\(?[1-9](?:[ .()/-]{0,2}[0-9]){6,14}" + _EXTENSION + r"\b",
-           fit=checks.international),
+           fit=checks.international, cost=10),
     _phone(r"\b00[1-9][0-9]{0,2}[ .-](?:[ .()-]{0,2}[0-9]){6,13}" + _EXTENSION + r"\b",
-           fit=checks.international, edges=True, late=True, listed=True),
+           fit=checks.international, edges=True, late=True, listed=True, cost=10),
     Detector(
         name="GEO", entity="GEO_COORDINATES", tier="B shape", valid=checks.geo, edges=True,
         pattern=r"-?\b[0-9]{1,2}\.[0-9]{4,10} ?[,;] ?-?[0-9]{1,3}\.[0-9]{4,10}\b",
@@ -378,9 +379,9 @@ _LATE = (
            + _EXTENSION + r"\b", edges=True, late=True, listed=True),
     _phone(r"(?i)\b(?:my|his|her|their|our) (?:[a-z]{2,12} )?(?:number|no) is (?P<value>\+?[0-9]{7,15})\b",
            late=True),
-    _phone(r"(?:\b|\()0(?:[ .()/-]{0,2}[0-9]){7,11}\b", valid=checks.national_phone,
+    _phone(r"(?:\b|\()0(?:[ .()/-]{0,2}[0-9]){7,11}\b", valid=checks.national_phone, cost=10,
            near="number|numero|nummer|no|nr|num", alone=True, edges=True, late=True, listed=True),
-    _phone(r"(?:\b|\()[1-9](?:[ .()/-]{0,2}[0-9]){6,11}\b", valid=checks.national_phone,
+    _phone(r"(?:\b|\()[1-9](?:[ .()/-]{0,2}[0-9]){6,11}\b", valid=checks.national_phone, cost=10,
            near=_PHONE_WORDS, close=_PHONE_CLOSE, alone=True, edges=True, late=True, listed=True),
 )  # fmt: skip
 

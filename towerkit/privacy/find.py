@@ -26,7 +26,8 @@ _JSON_NUMBER = re.compile(r'(?P<text>"(?:[^"\\]|\\.)*+")|-?[0-9][0-9.eE+-]*+')
 _NAMES = tuple(TRIGGERS)
 _LONG, _ESCAPE, _PARTED = map(_NAMES.index, ("long", "escape", "parted"))
 _ROUNDS = 8  # findings that uncover findings: more is no text that anybody wrote
-_EFFORT = 50_000  # matches whose check fails: what takes time in a text made to take time
+_EFFORT = 60_000  # matches looked at in a text, of each row by what its check costs
+_BLOB_COST = 3
 _SHORT = 4096  # bytes
 _FEW = 3  # rows that cost less to run than to rule out
 _ALONE = 300  # characters: the longest message that may be nothing but numbers
@@ -250,14 +251,29 @@ def _alone(text: str, spans: list[tuple[int, int]]) -> bool:
     return all(word.lower() == "and" for word in words)
 
 
+class _Effort:
+    """What may still be spent on a text; a text that takes more was made to take time."""
+
+    def __init__(self) -> None:
+        self.left = _EFFORT
+
+    def spend(self, cost: int) -> None:
+        """Take off what looking at a match costs, or raise `Unreadable`."""
+        self.left -= cost
+        if self.left < 0:
+            raise Unreadable(f"more than {_EFFORT} numbers")
+
+
 class _Round:
     """One pass over a text in which earlier findings are gaps."""
 
-    def __init__(self, text: str, hint: str, *, alone: bool, deep: bool) -> None:
+    def __init__(
+        self, text: str, hint: str, *, alone: bool, deep: bool, effort: _Effort | None = None
+    ) -> None:
         self.text, self.hint, self.may_be_alone, self.deep = text, hint, alone, deep
         self.taken = bytearray(len(text))
         self.found: list[Found] = []
-        self.effort = _EFFORT
+        self.effort = effort or _Effort()
 
     def run(self, fired: Sequence[int] | None = None) -> list[Found]:
         """Return the new findings, in no order; `fired` is what the gate said, if it was asked."""
@@ -325,6 +341,7 @@ class _Round:
         at = 0
         while (match := search(data, at)) is not None:
             start, end = match.span(group)
+            self.effort.spend(row.cost)
             part = _part(row, text[start:end])
             start += text[start:end].find(part)
             if part and stands(row, text, start, start + len(part)):
@@ -332,9 +349,6 @@ class _Round:
                 at = start + len(part)
                 continue
             at = end if row.run else start + _step(text[start:end])
-            self.effort -= 1
-            if self.effort < 0:
-                raise Unreadable(f"more than {_EFFORT} numbers that are none")
 
     def _take(self, view: View, row: Detector, start: int, end: int) -> None:
         first, last = view.span(start, end)
@@ -345,6 +359,7 @@ class _Round:
 
     def _blobs(self, view: View) -> None:
         for start, end, text in blobs(view):
+            self.effort.spend(_BLOB_COST)
             inner = find(text, deep=False)
             if inner and inner[0].row is not None:
                 first, last = view.span(start, end)
@@ -372,10 +387,12 @@ def find(
             for m in _TOKENS.finditer(text)
             if taken.find(1, m.start(), m.end()) < 0
         ]
+    effort = _Effort()
     for _ in range(_ROUNDS):
         claims.sort()
         shown, starts, at = _gapped(text, claims)
-        new = _Round(shown, hint, alone=alone, deep=deep).run(fired if not claims else None)
+        search = _Round(shown, hint, alone=alone, deep=deep, effort=effort)
+        new = search.run(None if claims else fired)
         if not new:
             return claims
         claims += [_moved(one, starts, at) for one in new]

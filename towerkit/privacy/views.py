@@ -86,13 +86,12 @@ def fold(text: str) -> View:
 
 
 ESCAPE = r"\\u[0-9A-Fa-f]{4}|\\x[0-9A-Fa-f]{2}|\\[/nrt]|&#[0-9xX]|&[A-Za-z]{2,8};|%[0-9A-Fa-f]{2}"
-# In JSON in JSON a line's end has two backslashes or four; for finding it is one all the same.
 _ESCAPES = re.compile(
-    r"(?P<json>(?:\\u[0-9A-Fa-f]{4})+)|\\x(?P<hex>[0-9A-Fa-f]{2})|\\{1,4}(?P<line>[nrt])"
-    r"|\\(?P<short>[/\"\\])"
+    r"(?P<json>(?:\\u[0-9A-Fa-f]{4})+)|\\x(?P<hex>[0-9A-Fa-f]{2})|\\(?P<short>[/\"\\])"
     r"|(?P<html>&#(?:[0-9]{1,7}|[xX][0-9A-Fa-f]{1,6});?|&[A-Za-z]{2,8};)|(?P<url>(?:%[0-9A-Fa-f]{2})+)"
 )
-_LINE = {"n": "\n", "r": "\r", "t": "\t"}
+# As long as what spells them: most escapes are these, and no place moves.
+_LINES = (("\\n", " \n"), ("\\r", " \r"), ("\\t", " \t"))
 
 
 def _read(match: re.Match[str]) -> list[tuple[str, int]]:
@@ -104,8 +103,6 @@ def _read(match: re.Match[str]) -> list[tuple[str, int]]:
             return [(chr(u), 6) for u in units]
         case "hex":
             return [(chr(int(match["hex"], 16)), 4)]
-        case "line":
-            return [(_LINE[found[-1]], len(found))]
         case "short":
             return [(found[1], 2)]
         case "html":
@@ -121,6 +118,15 @@ def _read(match: re.Match[str]) -> list[tuple[str, int]]:
 
 def unescape(view: View) -> View | None:
     """Return the view with one level of escapes read; None where there is none."""
+    plain = view.text
+    for spelt, char in _LINES:
+        plain = plain.replace(spelt, char)
+    lines = view._replace(text=plain)
+    return _unescaped(lines) or (lines if plain != view.text else None)
+
+
+def _unescaped(view: View) -> View | None:
+    """Return the view with those escapes read that are longer than what they spell."""
     out: list[str] = []
     starts: list[int] = []
     ends: list[int] = []
@@ -155,6 +161,7 @@ _JOINT = re.compile(
     rf"(?<=[0-9A-Za-z])(?:(?P<soft>=\r?\n)|(?P<line>{WRAP})|(?P<wide> {{2,3}}))"
     r"(?=[0-9A-Za-z])(?![0-9]{1,3}[.):][ \n])"
 )
+_DIGIT, _LETTER = re.compile("[0-9]"), re.compile("[A-Za-z]")
 _COLUMNS = re.compile(r"[0-9](?: {2,}|\t)[0-9]")
 
 
@@ -169,7 +176,9 @@ def joined(view: View) -> View | None:
     at = 0
     for match in _JOINT.finditer(text):
         start, end = match.span()
-        if _is_table(text, start, end, lines=match["line"] is not None):
+        if not _DIGIT.search(text, max(0, start - 12), end + 12) or _is_table(
+            text, start, end, lines=match["line"] is not None
+        ):
             continue
         shown = "" if match["soft"] else "-" if "-" in match.group() else " "
         out += [text[at:start], shown]
@@ -195,7 +204,7 @@ def _is_table(text: str, start: int, end: int, *, lines: bool) -> bool:
     first = text.rfind("\n", max(0, start - _LINE_LIMIT), start) + 1 or max(0, start - _LINE_LIMIT)
     last = text.find("\n", end, end + _LINE_LIMIT)
     last = last if last >= 0 else min(len(text), end + _LINE_LIMIT)
-    if lines and any(c.isalpha() for c in text[first:start] + text[end:last]):
+    if lines and (_LETTER.search(text, first, start) or _LETTER.search(text, end, last)):
         return False
     above = text[max(0, first - _LINE_LIMIT) : max(0, first - 1)].rpartition("\n")[2]
     below = text[last + 1 : last + _LINE_LIMIT].partition("\n")[0]
@@ -205,7 +214,7 @@ def _is_table(text: str, start: int, end: int, *, lines: bool) -> bool:
 
 
 def _numeric(line: str) -> bool:
-    return any(c.isdigit() for c in line) and not any(c.isalpha() for c in line)
+    return bool(_DIGIT.search(line)) and not _LETTER.search(line)
 
 
 _BLOB = re.compile(r"[A-Za-z0-9+/_-]{24,}={0,2}")
