@@ -21,6 +21,8 @@ import httpx
 import httpx2
 
 from towerkit.core.types import Model, Response
+from towerkit.cost import budget as amounts
+from towerkit.cost.plan import Budget
 from towerkit.ingest import ingest
 from towerkit.reliability.breaker import Limits, RetryBudget
 from towerkit.reliability.policy import Policy
@@ -49,7 +51,7 @@ def cut(text: str, at: int | None) -> Iterator[str]:
     yield from ([text[:at], text[at:]] if at is not None else text)
 
 
-def echo(name: str = "m", *, fails: bool = False) -> Model:
+def echo(name: str = "m", *, fails: bool = False, answers: str | None = None) -> Model:
     """Return a model that repeats what it is asked, or fails with it where it is told to fail.
 
     A question `[n]TEXT` is answered in pieces cut at character n, `[n!]TEXT` breaks there.
@@ -58,7 +60,9 @@ def echo(name: str = "m", *, fails: bool = False) -> Model:
     def complete(request, timeout_s):
         if fails and str(request.messages[0]["content"]).startswith("Fail"):
             raise Overloaded(f"overloaded by {said(request)}")
-        return Response(content=said(request), finish_reason="stop", model="m")
+        return Response(
+            content=said(request), finish_reason="stop", model=answers or "m", response_id=answers
+        )
 
     def stream(request, timeout_s):
         where, found, text = said(request).removeprefix("[").partition("]")
@@ -166,6 +170,28 @@ def decorated(tower: Tower, text: str, named: str) -> None:
 
     with contextlib.suppress(Provider):
         agent(text)
+
+
+def described(tower: Tower, text: str, named: str) -> None:
+    """Say it of a run: service, release, commit, models, source, faults, tenant, limits, a class."""
+    other = tower_at(
+        tower.store.root, redactor=tower.redactor, service=named, release=named, git_commit=named,
+        models=[echo(named, answers=named)], budget=Budget(tools={named: amounts.Limits(calls=9)}),
+    )  # fmt: skip
+    other.outbox = tower.outbox
+    failing = type(named if named.isidentifier() else "Odd", (Provider,), {"__module__": named})
+
+    def tool(note: str) -> str:
+        raise failing(note)
+
+    options = {
+        "identity": {"team": text, "tags": [text], "trial": 1}, "tenant": named,
+        "source": {"note": text, "of": {"file": text}},
+        "faults": [{"target": f"tool:{named}", "at": [99], "kind": "error"}],
+    }  # fmt: skip
+    with contextlib.suppress(Provider), other.run(named, task=text, **options) as run:
+        run.model(asked(text))
+        run.tool(tool, {"note": text}, idempotent=False, name=named)
 
 
 # -- over HTTP -------------------------------------------------------------------------------------
@@ -345,7 +371,8 @@ def foreign_spans(tower: Tower, text: str, named: str) -> None:
     tracer = provider.get_tracer("some.library")
     chat = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "m", "input.value": text,
             "gen_ai.input.messages": json.dumps(asked(text)), "unknown.attribute": text,
-            "list": [text, "x"], "http.url": f"http://a.test/?q={quote(text, safe='')}"}  # fmt: skip
+            "gen_ai.response.model": named, "gen_ai.response.id": named, "gen_ai.provider.name": named,
+            "gen_ai.usage.input_tokens": 3, "list": [text, "x"], "http.url": f"http://a.test/?q={quote(text, safe='')}"}  # fmt: skip
     with tower.run("agent"), tracer.start_as_current_span(f"chat {named}", attributes=chat) as span:
         span.add_event("said", {"text": text})
         with contextlib.suppress(Provider), tracer.start_as_current_span("tool"):
@@ -364,7 +391,7 @@ def ingested(tower: Tower, text: str, named: str) -> None:
     record = {
         "task_id": 0, "trial": 0, "reward": 1.0,
         "traj": [*talk[:2], {"role": "assistant", "content": None, "tool_calls": [call]}, tool, talk[2]],
-        "info": {"task": task, "source": "user", "user_cost": 0.1},
+        "info": {"task": task, "source": named, "user_cost": 0.1},
     }  # fmt: skip
     start, trace = 1_750_000_000_000_000_000, hashlib.sha256(text.encode()).hexdigest()[:32]
     event = {"name": "exception", "timestamp": start, "attributes": {
@@ -374,20 +401,27 @@ def ingested(tower: Tower, text: str, named: str) -> None:
         "start_time": start, "end_time": start + 10**9, "scope": {"name": "l", "version": "1"},
         "status": {"code": "ERROR", "message": text}, "span_events": [event],
         "attributes": {"openinference.span.kind": "LLM", "input.value": text, "my.own": {"a": [text]},
-                       "llm.output_messages.0.message.content": text},
+                       "llm.output_messages.0.message.content": text, "llm.model_name": named, "llm.provider": named,
+                       "llm.token_count.prompt": 3},
     }  # fmt: skip
+    odd = named.replace("/", "_").encode()[:200].decode("utf-8", "ignore")  # as a file's name
     with tempfile.TemporaryDirectory() as here:
         for kind, content in (("tau-bench", [record]), ("openinference", {"spans": [span]})):
-            path = Path(here) / f"{kind}.json"
+            path = Path(here) / f"{kind} {odd}.json"
             path.write_text(json.dumps(content))
             report = ingest(
-                tower.store, path, format=kind, release="r", redactor=tower.redactor, jobs=1
+                tower.store,
+                path,
+                format=kind,
+                release=named.split("\n", maxsplit=1)[0][:150].replace(",", " "),
+                redactor=tower.redactor,
+                jobs=1,
             )
             assert report.imported + report.unchanged == 1, report.errors
 
 
 PATHS: dict[str, Callable[[Tower, str, str], None]] = {
-    "native": native, "stream": stream, "async": asynchronous, "decorators": decorated,
+    "native": native, "described": described, "stream": stream, "async": asynchronous, "decorators": decorated,
     "httpx2": over_http, "httpx": over_http_async, "LangGraph": langgraph,
     "pydantic-ai": pydantic_ai, "MCP": mcp, "spans": foreign_spans, "ingest": ingested,
 }  # fmt: skip

@@ -293,7 +293,7 @@ def _score_rows(trace: Trace, pack: Pack, redactor: Redactor) -> Iterator[Row]:
             run_id=pack.run_id,
             pack_digest=pack.digest,
             eval_id=pack.manifest["source"]["eval_id"],
-            scenario=trace.scenario,
+            scenario=identity["scenario"],
             release=identity["release"],
             suite=score.suite,
             case_id=identity["case_id"],

@@ -48,8 +48,7 @@ def build_spans(trace: Trace, origin: Origin, run_id: str, redactor: Redactor) -
     manifest = manifest_of(trace, origin, redactor)
     manifest["simulated"] = builder.simulated
     service = trace.spans[0].resource.get("service.name")
-    manifest["identity"]["service"] = redactor.text(str(service or origin.format))
-    manifest["identity"]["models"] = [redactor.text(m) for m in trace.models]
+    manifest["identity"]["service"] = redactor.label(str(service or origin.format))
     return builder.recorder.draft(manifest, salt_seed=salts_of(run_id, redactor))
 
 

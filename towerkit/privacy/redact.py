@@ -47,6 +47,7 @@ _NEW = object()  # stands for what is not remembered
 _SPELT_OUT = r"\\u[0-9A-Fa-f]{4}"
 _TOKEN = re.compile(TOKEN)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:/@+-]{0,95}( [A-Za-z0-9_.:/@+-]{1,95})?")
+_LABEL = re.compile(r"[A-Za-z0-9_.:/@+~-]{1,128}")
 _NUMBERED = re.compile(r"[0-9]{5}")
 # What of a span's attributes is no content; numbers are none either.
 _METADATA = frozenset({
@@ -313,6 +314,27 @@ class Redactor:
         if self.capture == "off" and (not _NAME.fullmatch(name) or _NUMBERED.search(name)):
             return name if _TOKEN.fullmatch(name) else self.token("NAME", name)
         return self.text(name)
+
+    def label(self, text: str) -> str:
+        """Return what names software (a service, a release, a model, a file) as it may be kept.
+
+        Where content is not captured, anything but one word becomes a token.
+        """
+        if self.capture != "redacted" and not _LABEL.fullmatch(text):
+            return text if _TOKEN.fullmatch(text) else self.token("NAME", text)
+        return self.text(text, alone=False)
+
+    def labels(self, value: Any) -> Any:
+        """Return a JSON-able `value` of labels, with keys and leaves as they may be kept."""
+        kept = self.value(value)
+        return kept if self.capture == "redacted" else self._labelled(kept)
+
+    def _labelled(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self.label(value)
+        if isinstance(value, dict):
+            return {self.label(key): self._labelled(inner) for key, inner in value.items()}
+        return [self._labelled(v) for v in value] if isinstance(value, list) else value
 
     def message(self, text: str) -> str | None:
         """Return an error's text as it may be kept: none of it where content is not captured."""

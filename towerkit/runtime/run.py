@@ -101,7 +101,8 @@ class Run:
         self.deadline_ns = self._start_mono + round(self._policy.deadline_s * NANO)
         self.executor: Executor = executor or Live(env, FaultPlan(faults))
         self.identity = self._describe(identity or {}, faults, tenant)
-        self._source = {"kind": "live", **(source or {})}
+        self._plan = tower.redactor.labels(tower.budget.described())
+        self._source = {"kind": "live", **tower.redactor.labels(source or {})}
         # What holds the budget beside the ledger; None where that does it alone.
         self.budgets: Budgets | None = budgets_of(self, tower.budget, tower.shared_budgets)
         purpose = digest_of([self.identity, self._source, task])
@@ -128,10 +129,10 @@ class Run:
         tenant: str | None,
     ) -> dict[str, Any]:  # fmt: skip
         redactor = self.tower.redactor
-        told = redactor.value({**identity, **({} if tenant is None else {"tenant": tenant})})
-        for key in ("case_id", "tenant") if redactor.capture == "off" else ():
-            if isinstance(told.get(key), str):
-                told[key] = redactor.name(told[key])  # it may be a sentence
+        told = redactor.labels({k: v for k, v in identity.items() if k != "case_id"})
+        for key, name in (("case_id", identity.get("case_id")), ("tenant", tenant)):
+            if name is not None:  # it may be a sentence
+                told[key] = redactor.name(name) if isinstance(name, str) else name
         return {
             "service": self.tower.service,
             "scenario": redactor.name(self.name),
@@ -143,10 +144,12 @@ class Run:
             "prompt_digest": None,
             "policy_digest": self.tower.policy_digest,
             **self.tower.limits_said,
-            "models": [f"{m.provider}/{m.name}" for m in self.tower.models],
+            "models": [
+                f"{redactor.label(m.provider)}/{redactor.label(m.name)}" for m in self.tower.models
+            ],
             "windows": self.tower.model_state.windows,
             "renewable": self.tower.model_state.renewable,
-            "faults": [dict(f) for f in faults],
+            "faults": redactor.labels([dict(f) for f in faults]),
             **told,
         }
 
@@ -183,7 +186,7 @@ class Run:
         }
 
     def _budget(self) -> dict[str, Any]:
-        return {"limit_nanousd": self.ledger.limit, "plan": self.tower.budget.described()}
+        return {"limit_nanousd": self.ledger.limit, "plan": self._plan}
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None,

@@ -22,6 +22,7 @@ from towerkit.packs.committer import wait_for_commits
 from towerkit.packs.signing import load_signer
 from towerkit.packs.store import Store
 from towerkit.privacy.keys import local_redactor
+from towerkit.privacy.log import log
 from towerkit.privacy.redact import Redactor
 from towerkit.reliability.breaker import Breaker, RetryBudget
 from towerkit.reliability.breaker import Limits as BreakerLimits
@@ -129,8 +130,12 @@ class Tower:
         self.shared_budgets: SharedBudgets | None = None
         if self.budget.above:
             self.shared_budgets = budgets or SqliteBudgets(root / "budgets.sqlite")
-        self.service, self.release, self.git_commit = service, release, git_commit
         self.redactor = (redactor or local_redactor()).knowing(secrets)
+        self.service, self.release = (
+            self._label("service", service),
+            self._label("release", release),
+        )
+        self.git_commit = None if git_commit is None else self._label("git_commit", git_commit)
         self.outbox = None if otel_exporter is None else Outbox(otel_exporter, content=otel_content)
         self.retry_budget = RetryBudget()
         self._breaker_limits = limits
@@ -142,6 +147,13 @@ class Tower:
         self.baggage_to = targets(baggage_to)
         self._processor: TowerSpanProcessor | None = None
         self.instrumented: Callable[[Recorder], OpenSpan | None] | None = None
+
+    def _label(self, what: str, name: str) -> str:
+        """Return a name as packs keep it; one that is changed is said: selections ask for it."""
+        kept = self.redactor.label(name)
+        if kept != name:
+            log.warning("%s holds what is not kept: packs and selections know it as %s", what, kept)
+        return kept
 
     def breaker(self, key: str) -> Breaker:
         """Return the breaker of `key`: `model:PROVIDER/NAME` or `tool:NAME`. Runs share it."""

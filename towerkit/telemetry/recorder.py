@@ -31,6 +31,10 @@ from towerkit.privacy.redact import Redactor
 from towerkit.telemetry import names
 from towerkit.telemetry.journal import Journal
 
+# Columns of a span that hold names which others have chosen.
+_NAMES = frozenset({
+    *names.TEXTS, "gen_ai_response_finish_reason", "error_type", "fallback_reason",
+})  # fmt: skip
 # Contents seen before, by their unredacted bytes: a conversation is sent again with every call.
 _MEMO_BYTES, _MEMO_ITEM = 8_000_000, 200_000
 
@@ -148,7 +152,7 @@ class Recorder:
             span_id = f"{(self._ids + seq * _STRIDE) & _MASK or _MASK:016x}"
         above = parent.span_id if parent else None
         clean = self.redactor.name(name)
-        fields = {} if fields is None else fields
+        fields = {} if fields is None else self._labelled(fields)
         span = OpenSpan(span_id, above, seq, clean, kind, operation, wall_ns, mono_ns, fields)
         self._spans.append(span)
         self._add(Begun(span))
@@ -197,13 +201,21 @@ class Recorder:
             span.operation, span.start_unix_ns, span.start_mono_ns, span.fields,
         )  # fmt: skip
 
+    def _labelled(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Redact the names among a span's columns, in place: others have chosen them."""
+        for column in _NAMES.intersection(fields):
+            if (name := fields[column]) is not None:
+                fields[column] = self.redactor.label(str(name))
+        return fields
+
     def _clean(self, span: OpenSpan) -> None:
         """Redact what a span was told. Doing it again changes nothing."""
+        self._labelled(span.fields)
         told, events = dict(span.attributes), span.events  # an agent may go on to change it
         if names.FOREIGN in told:
             # What content a span of another library may bring, `foreign` has decided by its names.
-            span.attributes = self.redactor.value(told)
-            span.events = tuple(self.redactor.value(event) for event in events)
+            span.attributes = self.redactor.labels(told)
+            span.events = tuple(self.redactor.labels(event) for event in events)
         elif span.kept is None:
             redactor = self.redactor
             span.kept = (
@@ -286,6 +298,8 @@ class Recorder:
         simulated: bool = False,
     ) -> None:
         """Record one charge of one attempt."""
+        label = self.redactor.label
+        provider, model = provider and label(provider), model and label(model)
         charge = Charge(
             span.span_id, usage or Usage(), cost, provider, model, purpose, estimated, wasted,
             simulated,
@@ -308,6 +322,7 @@ class Recorder:
         chunks: str | None = None,
     ) -> None:
         """Record one nondeterministic input."""
+        name = self.redactor.name(name)
         key = (kind, name, path, request_digest)
         counter = self._occurrences.get(key)
         if counter is None:
