@@ -11,6 +11,9 @@ from towerkit.cli.base import cli, emit, json_option, open_store, say, store_opt
 from towerkit.privacy.safe_text import safe_text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from towerkit.packs.store import Pack
 
 
@@ -75,21 +78,27 @@ def pack_show(name: str, store: str | None, as_json: bool) -> None:
 
 
 @pack.command("recover")
+@click.option("--budgets", metavar="URL", help="The Redis that keeps limits above the run.")
 @store_option
 @json_option
-def pack_recover(store: str | None, as_json: bool) -> None:
-    """Seal the runs whose process was killed, from their journals; finish redactions likewise."""
+def pack_recover(budgets: str | None, store: str | None, as_json: bool) -> None:
+    """Seal the runs whose process was killed, from their journals; finish redactions likewise.
+
+    What their calls are known to have used is reported to the limits above the run.
+    """
     from towerkit.core.env import SystemEnv
     from towerkit.packs.redaction import finish_all
     from towerkit.telemetry.recover import recover
 
     finish_all(open_store(store).root)
     salts = SystemEnv().secret_bytes(32, purpose="salts")
-    found = list(recover(open_store(store), salt_seed=salts))
+    sealed, leases = _settler(open_store(store).root, budgets)
+    found = list(recover(open_store(store), salt_seed=salts, sealed=sealed))
     problems = {r.journal: r.problem for r in found if r.problem is not None}
     packs = [r.pack for r in found if r.pack is not None]
     if as_json:
-        emit({"recovered": [p.run_id for p in packs], "problems": problems})
+        recovered = [p.run_id for p in packs]
+        emit({"recovered": recovered, "leases": sum(leases), "problems": problems})
     else:
         for journal, problem in problems.items():
             say(f"{journal}: {safe_text(problem, limit=400)}", err=True)
@@ -97,6 +106,28 @@ def pack_recover(store: str | None, as_json: bool) -> None:
             spans = p.manifest["spans"]
             counts = f"spans={spans['started']} open={spans['aborted']}"
             say(f"{p.run_id} {p.manifest['status']} {counts}")
-        say(f"[recover] {len(packs)} runs sealed")
+        settled = f", {sum(leases)} leases settled" if leases else ""
+        say(f"[recover] {len(packs)} runs sealed{settled}")
     if problems:
         sys.exit(1)
+
+
+def _settler(root: Path, url: str | None) -> tuple[Callable[[Pack], None], list[int]]:
+    """Return what reports the calls of a recovered run, and how many it has reported."""
+    from towerkit.runtime.dead_leases import settle_dead
+    from towerkit.runtime.shared_budgets import SharedBudgets, SqliteBudgets
+
+    counts: list[int] = []
+    shared: SharedBudgets | None = None
+    if url is not None:
+        from towerkit.runtime.redis_budgets import RedisBudgets
+
+        shared = RedisBudgets(url)
+    elif (root / "budgets.sqlite").exists():
+        shared = SqliteBudgets(root / "budgets.sqlite")
+
+    def sealed(pack: Pack) -> None:
+        if shared is not None:
+            counts.append(settle_dead(pack, shared))
+
+    return sealed, counts

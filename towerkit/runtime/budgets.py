@@ -122,15 +122,26 @@ class Part(Step):
         return (account, *budgets.chain())
 
 
+def lease_of(run_id: str, seq: int, attempt: int) -> str:
+    """Return how leases of an attempt are called: `attempt` counts from 0 in the call `seq`."""
+    return f"{run_id}.{seq}.{attempt}"
+
+
 class CallBudget:
     """What one call has to do with the budgets of its run."""
 
-    def __init__(self, budgets: Budgets, call: Call, state: CallState, attempts: int) -> None:
-        """Take the accounts that are open here; `attempts` is the most the call may make."""
+    def __init__(
+        self, budgets: Budgets, call: Call, state: CallState, *, attempts: int, seq: int
+    ) -> None:
+        """Take the accounts that are open here.
+
+        `attempts` is the most the call may make, `seq` the number of its span.
+        """
         self._budgets, self._purse, self._call = budgets, budgets.purse, call
         self.chain = call.chain(budgets)
         self._rungs = attempts if budgets.plan.ladder and state.idempotent else 1
         self._ladder: list[Claim] | None = None
+        self._seq, self._made = seq, 0  # its span, and how many attempts it has made
         self._compacted = False
 
     # -- time ------------------------------------------------------------------------------------
@@ -151,19 +162,38 @@ class CallBudget:
         if late is not None and late.left <= 0:
             raise msgspec.structs.replace(late, left=0).refusal()
         if self._ladder:
-            return self._ladder.pop()
+            rung = self._rung(self._ladder.pop(), GRACE_S + left_s)
+            self._made += 1
+            return rung
         many = self._rungs if self._ladder is None else 1
         wanted, cost = self._wanted(state, every_tier=many > 1)
         claims = self._purse.reserve(self.chain, wanted, cost=cost, claims=many)
         whole = what.stream or what.inline or many > 1
         try:
-            self._share(claims, wanted, GRACE_S + (left_s if whole else what.timeout_s))
+            self._share(claims, GRACE_S + (left_s if whole else what.timeout_s))
         except BaseException:
             for claim in claims:
                 self._release(claim)
             raise
-        self._ladder = claims
-        return claims.pop()
+        self._ladder = claims[:0:-1]
+        self._made += 1
+        return claims[0]
+
+    def _rung(self, claim: Claim, lease_s: float) -> Claim:
+        """Return what was set aside for this attempt before the first one.
+
+        Above the run it is set aside anew where its lease has ended: the process stood still.
+        """
+        shared = self._budgets.shared
+        if claim.shared is not None and shared is not None and not shared.begin(claim.shared):
+            shared.settle(claim.shared, Amount())
+            claim.shared = None
+            try:
+                self._share([claim], lease_s)
+            except BaseException:
+                self._release(claim)
+                raise
+        return claim
 
     def _wanted(self, state: CallState, *, every_tier: bool) -> tuple[Amount, int | None]:
         """Return the most an attempt may use, and its price: on this tier, or on the dearest."""
@@ -177,12 +207,14 @@ class CallBudget:
         most_in, most_out = max(t[0] for t in tokens), max(t[1] for t in tokens)
         return Amount(cost or 0, most_in, most_out, calls=1), cost
 
-    def _share(self, claims: list[Claim], wanted: Amount, lease_s: float) -> None:
+    def _share(self, claims: list[Claim], lease_s: float) -> None:
+        """Set aside above the run; the first attempt is made now, the others maybe never."""
         windows, shared = self._budgets.windows, self._budgets.shared
         if not windows or shared is None:
             return
-        for claim in claims:
-            found = shared.reserve(windows, wanted, lease_s)
+        for i, claim in enumerate(claims):
+            whose = lease_of(self._budgets.run.run_id, self._seq, self._made + i)
+            found = shared.reserve(windows, claim.amount, lease_s, whose=whose, begun=i == 0)
             if isinstance(found, Shortage):
                 raise found.refusal()
             claim.shared = found

@@ -116,7 +116,10 @@ class Guard:
         call.mark(span)
         self._tower.retry_budget.call()
         if run.budgets is not None:
-            self._budget = CallBudget(run.budgets, call, self._state, self._policy.max_attempts)
+            attempts = self._policy.max_attempts
+            self._budget = CallBudget(
+                run.budgets, call, self._state, attempts=attempts, seq=span.seq
+            )
         try:
             value = yield from self._until_done()
         except BaseException as error:

@@ -7,10 +7,11 @@ lost is given back with the next question. Give all keys one server: they carry 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from towerkit.core.errors import UsageError
+from towerkit.core.errors import StoreError, UsageError
 from towerkit.cost.budget import COUNTED, NOTHING, Amount, Shortage
 from towerkit.cost.plan import PERIOD_NS
 from towerkit.runtime.shared_budgets import (
@@ -25,7 +26,8 @@ from towerkit.runtime.shared_budgets import (
 TIMEOUT_S = 0.25  # the longest a call waits for Redis: the event loop may be waiting with it
 
 # A window is one hash: s0…s4 spent, r0…r4 reserved, in the order of an amount. A lease is one hash:
-# a0…a4, its windows, and once it has ended by itself what was charged for it. Leases that are open
+# a0…a4, its windows, whether its call was begun, and once it has ended by itself whether it was
+# charged or returned. Leases that are open
 # are in one sorted set by their end. Times are microseconds. Whole numbers travel as text, because
 # Lua writes large ones as 1e+15.
 SCRIPT = """
@@ -65,11 +67,13 @@ local function bury()
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', ends, '-inf', now)) do
     local amount, windows = held(id)
     if amount then
+      local how = dead
+      if redis.call('HGET', lease_key(id), 'begun') == '0' then how = 'return' end
       for _, window in ipairs(windows) do
         move(window, 'r', amount, true)
-        if dead == 'charge' then move(window, 's', amount, false) end
+        if how == 'charge' then move(window, 's', amount, false) end
       end
-      redis.call('HSET', lease_key(id), 'charged', dead)
+      redis.call('HSET', lease_key(id), 'charged', how)
     end
     redis.call('ZREM', ends, id)
   end
@@ -80,10 +84,10 @@ end
 
 if op == 'reserve' then
   bury()
-  local id, lasts, wanted, windows = ARGV[4], tonumber(ARGV[5]), {}, {}
+  local id, lasts, begun, wanted, windows = ARGV[4], tonumber(ARGV[5]), ARGV[6], {}, {}
   if redis.call('EXISTS', lease_key(id)) == 1 then return {'ok'} end
-  for i = 1, 5 do wanted[i] = ARGV[5 + i] end
-  local at = 11
+  for i = 1, 5 do wanted[i] = ARGV[6 + i] end
+  local at = 12
   while ARGV[at] do
     local key, window = ARGV[at], window_key(ARGV[at], tonumber(ARGV[at + 1]))
     for i = 0, 4 do
@@ -100,10 +104,17 @@ if op == 'reserve' then
   end
   for _, window in ipairs(windows) do move(window, 'r', wanted, false) end
   redis.call('HSET', lease_key(id), 'a0', wanted[1], 'a1', wanted[2], 'a2', wanted[3],
-    'a3', wanted[4], 'a4', wanted[5], 'windows', table.concat(windows, '\\n'))
+    'a3', wanted[4], 'a4', wanted[5], 'windows', table.concat(windows, '\\n'), 'begun', begun)
   redis.call('PEXPIRE', lease_key(id), KEEP)
   redis.call('ZADD', ends, now + lasts, id)
   redis.call('PEXPIRE', ends, KEEP)
+  return {'ok'}
+end
+if op == 'begin' then
+  bury()
+  local amount, _, charged = held(ARGV[4])
+  if not amount or charged then return {'gone'} end
+  redis.call('HSET', lease_key(ARGV[4]), 'begun', '1')
   return {'ok'}
 end
 if op == 'settle' then
@@ -159,10 +170,13 @@ class RedisBudgets:
         self._base, self._dead, self._clock = f"{{{prefix}}}:budget", dead, clock
         self._owed = Owed()
 
-    def reserve(self, asks: Sequence[Ask], wanted: Amount, lease_s: float) -> str | Shortage:
+    def reserve(
+        self, asks: Sequence[Ask], wanted: Amount, lease_s: float, *, whose: str = "",
+        begun: bool = True,
+    ) -> str | Shortage:  # fmt: skip
         """Set `wanted` aside in every window or in none."""
-        lease = new_lease()
-        args: list[Any] = [lease, round(min(lease_s, 1e9) * 1e6), *wanted]
+        lease = new_lease(whose)
+        args: list[Any] = [lease, round(min(lease_s, 1e9) * 1e6), int(begun), *wanted]
         for key, per, caps in asks:
             args += [key, PERIOD_NS[per] // 1000, *("" if cap is None else cap for cap in caps)]
         try:
@@ -175,6 +189,18 @@ class RedisBudgets:
             return lease
         _, key, i, cap, left = found
         return Shortage(str(key), COUNTED[int(i)], int(cap), int(left), wanted[int(i)])
+
+    def begin(self, lease: str) -> bool:
+        """Note that the call of a lease is made now; False where it has ended, or nobody answers.
+
+        Then its holder gives the lease back and asks for another.
+        """
+        try:
+            self._pay()
+            return bool(self._ask("begin", lease)[0] == "ok")
+        except self._failed as error:
+            unreachable(error)
+            return False
 
     def settle(self, lease: str, used: Amount) -> None:
         """Replace a lease by what was used."""
@@ -189,6 +215,16 @@ class RedisBudgets:
         self._pay()
         found = [int(one) for one in self._ask("standing", key, PERIOD_NS[per] // 1000)]
         return Standing(Amount(*found[:5]), Amount(*found[5:]))
+
+    def unsettled(self, whose: str) -> list[str]:
+        """Return the leases of `whose` that nobody has settled. Looks through all keys: be rare."""
+        start = f"{self._base}:lease:"
+        match = re.sub(r"[][*?^\\]", lambda found: f"\\{found[0]}", f"{start}{whose}") + "*"
+        try:
+            found = list(self._redis.scan_iter(match=match, count=1000))
+        except self._failed as error:
+            raise StoreError(f"the budgets in Redis cannot be read: {error}") from error
+        return sorted(key.decode().removeprefix(start) for key in found)
 
     def _ask(self, op: str, *args: Any) -> list[Any]:
         now = -1 if self._clock is None else self._clock()

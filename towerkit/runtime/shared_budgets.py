@@ -1,9 +1,11 @@
 """Limits that many runs share, in an hour or a day: what any store of them does, and SQLite's.
 
 Rule: at every instant spent + reserved ≤ limit in each window, whatever the processes do. A
-reservation is a lease: when its holder dies it ends by itself. What the holder may have spent by
-then nobody knows, so it counts as spent, unless the store is told `dead="return"`; a report that
-comes late all the same corrects it. A store that does not answer refuses.
+reservation is a lease: when its holder dies it ends by itself. One whose call was not begun comes
+back whole. What a call that was under way has spent nobody knows, and its provider may bill all of
+it, so it counts as spent, unless the store is told `dead="return"`; a report that comes late all
+the same is exact (`runtime/dead_leases.py` makes one of a journal). A store that does not answer
+refuses.
 
 Windows and leases go by a clock that the wall clock does not move: here the machine's time since
 boot, tied to the wall once a boot.
@@ -23,6 +25,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import msgspec
 
 from towerkit.core.env import BootTime, SystemEnv, boot_time
+from towerkit.core.errors import StoreError
 from towerkit.cost.budget import COST, COUNTED, NOTHING, UNREACHABLE, Amount, Shortage
 from towerkit.cost.plan import PERIOD_NS
 from towerkit.privacy.log import log
@@ -52,17 +55,30 @@ class Standing(NamedTuple):
 class SharedBudgets(Protocol):
     """A store of limits above the run."""
 
-    def reserve(self, asks: Sequence[Ask], wanted: Amount, lease_s: float) -> str | Shortage:
+    def reserve(
+        self, asks: Sequence[Ask], wanted: Amount, lease_s: float, *, whose: str = "",
+        begun: bool = True,
+    ) -> str | Shortage:  # fmt: skip
         """Set `wanted` aside in every window or in none; return the lease, or what does not fit.
 
-        The lease ends after `lease_s` if nobody settles it.
+        The lease ends after `lease_s` if nobody settles it. Its name begins with `whose`. One that
+        is not `begun` is for a call that may never be made: ask `begin` before it is.
         """
+
+    def begin(self, lease: str) -> bool:
+        """Note that the call of a lease is made now; False where the lease has ended before."""
 
     def settle(self, lease: str, used: Amount) -> None:
         """Replace what a lease set aside by what was used. Settling again does nothing."""
 
     def standing(self, key: str, per: str) -> Standing:
         """Return what the window that is open now has spent and reserved."""
+
+    def unsettled(self, whose: str) -> list[str]:
+        """Return the leases whose names begin with `whose` and that nobody has settled.
+
+        Raises `StoreError` where the store does not answer.
+        """
 
 
 def short_of(
@@ -110,9 +126,9 @@ class Owed:
 _NUMBERS = itertools.count()
 
 
-def new_lease() -> str:
-    """Return a name that no other process, thread or fork gives."""
-    return f"{os.getpid()}-{boot_time().since_boot_ns:x}-{next(_NUMBERS)}"
+def new_lease(whose: str) -> str:
+    """Return a name that begins with `whose` and that no other process, thread or fork gives."""
+    return f"{whose}/{os.getpid()}-{boot_time().since_boot_ns:x}-{next(_NUMBERS)}"
 
 
 def unreachable(error: Exception) -> Shortage:
@@ -129,7 +145,8 @@ CREATE TABLE IF NOT EXISTS windows (
   key TEXT, number INTEGER, ends_ns INTEGER, spent TEXT, reserved TEXT, PRIMARY KEY (key, number)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS leases (
-  lease TEXT PRIMARY KEY, windows TEXT, amount TEXT, ends_ns INTEGER, charged TEXT
+  lease TEXT PRIMARY KEY, windows TEXT, amount TEXT, ends_ns INTEGER, charged TEXT,
+  begun INTEGER NOT NULL DEFAULT 1
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS leases_by_end ON leases (ends_ns) WHERE charged IS NULL;
 """
@@ -155,7 +172,10 @@ class SqliteBudgets:
 
     # -- what is asked -----------------------------------------------------------------------------
 
-    def reserve(self, asks: Sequence[Ask], wanted: Amount, lease_s: float) -> str | Shortage:
+    def reserve(
+        self, asks: Sequence[Ask], wanted: Amount, lease_s: float, *, whose: str = "",
+        begun: bool = True,
+    ) -> str | Shortage:  # fmt: skip
         """Set `wanted` aside in every window or in none."""
         try:
             with self._writing() as (db, now):
@@ -170,15 +190,29 @@ class SqliteBudgets:
                     names.append((key, number, (number + 1) * PERIOD_NS[per]))
                 for name in names:
                     _move(db, name, reserved=wanted)
-                lease = new_lease()
+                lease = new_lease(whose)
                 ends = now + round(min(lease_s, 1e9) * 1e9)
                 db.execute(
-                    "INSERT INTO leases VALUES (?, ?, ?, ?, NULL)",
-                    (lease, _json(names), _json(wanted), ends),
+                    "INSERT INTO leases VALUES (?, ?, ?, ?, NULL, ?)",
+                    (lease, _json(names), _json(wanted), ends, begun),
                 )
                 return lease
         except (sqlite3.Error, OSError) as error:
             return unreachable(error)
+
+    def begin(self, lease: str) -> bool:
+        """Note that the call of a lease is made now; False where it has ended, or nobody answers.
+
+        Then its holder gives the lease back and asks for another.
+        """
+        try:
+            with self._writing() as (db, now):
+                self._bury(db, now)
+                open_ = "UPDATE leases SET begun = 1 WHERE lease = ? AND charged IS NULL"
+                return db.execute(open_, (lease,)).rowcount == 1
+        except (sqlite3.Error, OSError) as error:
+            unreachable(error)
+            return False
 
     def settle(self, lease: str, used: Amount) -> None:
         """Replace a lease by what was used."""
@@ -194,6 +228,15 @@ class SqliteBudgets:
             self._bury(db, now)
             spent, reserved = _sums(db, key, now // PERIOD_NS[per])
             return Standing(Amount(*spent), Amount(*reserved))
+
+    def unsettled(self, whose: str) -> list[str]:
+        """Return the leases of `whose` that nobody has settled."""
+        named = "SELECT lease FROM leases WHERE substr(lease, 1, ?) = ? ORDER BY lease"
+        try:
+            with self._writing() as (db, _):
+                return [lease for (lease,) in db.execute(named, (len(whose), whose))]
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"the budgets in {self._path} cannot be read: {error}") from error
 
     # -- within a transaction ----------------------------------------------------------------------
 
@@ -241,6 +284,9 @@ class SqliteBudgets:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
             db.executescript(_SCHEMA)
+            self._begin(db)
+            _upgrade(db)
+            db.execute("COMMIT")
             db.execute("PRAGMA busy_timeout = 0")
             self._opened = (os.getpid(), db)
         return self._opened[1]
@@ -266,15 +312,22 @@ class SqliteBudgets:
 
     def _bury(self, db: sqlite3.Connection, now: int) -> None:
         """End the leases of holders that did not come back."""
-        for lease, names, amount in db.execute(
-            "SELECT lease, windows, amount FROM leases WHERE charged IS NULL AND ends_ns <= ?",
+        for lease, names, amount, begun in db.execute(
+            "SELECT lease, windows, amount, begun FROM leases "
+            "WHERE charged IS NULL AND ends_ns <= ?",
             (now,),
         ).fetchall():
             held = _amount(amount)
-            charged = held if self._dead == "charge" else NOTHING
+            charged = held if begun and self._dead == "charge" else NOTHING
             for name in msgspec.json.decode(names):
                 _move(db, name, reserved=_minus(held), spent=charged)
             db.execute("UPDATE leases SET charged = ? WHERE lease = ?", (_json(charged), lease))
+
+
+def _upgrade(db: sqlite3.Connection) -> None:
+    """Add what a file of an earlier towerkit does not have: all of its leases were begun."""
+    if "begun" not in {row[1] for row in db.execute("PRAGMA table_info(leases)")}:
+        db.execute("ALTER TABLE leases ADD COLUMN begun INTEGER NOT NULL DEFAULT 1")
 
 
 def _settle(db: sqlite3.Connection, lease: str, used: Amount) -> None:

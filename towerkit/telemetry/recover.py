@@ -7,7 +7,7 @@ not sealed yet keeps its own end. A journal goes only when its pack is there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,20 @@ class Recovered(msgspec.Struct, frozen=True, kw_only=True):
     problem: str | None = None
 
 
-def recover(store: Store, *, salt_seed: bytes, durable: bool = True) -> Iterator[Recovered]:
-    """Seal every run of `store` whose process is gone; `salt_seed` is 32 secret random bytes."""
+def recover(
+    store: Store, *, salt_seed: bytes, durable: bool = True,
+    sealed: Callable[[Pack], object] | None = None,
+) -> Iterator[Recovered]:  # fmt: skip
+    """Seal every run of `store` whose process is gone; `salt_seed` is 32 secret random bytes.
+
+    `sealed` hears of each pack before its journal goes; a `StoreError` of it keeps the journal.
+    """
     for path in abandoned(store.root):
         try:
             draft = read_draft(path, salt_seed=salt_seed)
             pack = None if draft is None else _committed(store, draft, durable=durable)
+            if pack is not None and sealed is not None:
+                sealed(pack)
         except (StoreError, OSError, msgspec.MsgspecError, ValueError, TypeError) as error:
             yield Recovered(journal=path.name, pack=None, problem=str(error))
             continue
