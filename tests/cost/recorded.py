@@ -12,11 +12,13 @@ from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from towerkit.core.types import Usage
 from towerkit.cost.answers import read_answer
 from towerkit.cost.line import price_answer
 from towerkit.cost.prices import PriceBook
+from towerkit.cost.tokens import Asked, TokenBook
 
 # A day on which the prices of that commit held.
 AT = 1_784_548_800 * 10**9  # 2026-07-20T12:00Z
@@ -104,3 +106,57 @@ def account(folder: Path) -> Counter[tuple[str, str]]:
         blocks = "block" if counts_tokens(exchange["response"]) else "no block"
         found[blocks, how] += 1
     return found
+
+
+class Estimates(NamedTuple):
+    """How far estimates of one provider's answers are off, as parts of the truth.
+
+    `fresh` knows nothing of the model; `learnt` has seen the other answers, not the one.
+    """
+
+    answers: int
+    fresh: float
+    learnt: float
+    within_5_percent: float
+
+
+def estimates(folder: Path, *, least: int = 40) -> dict[str, Estimates]:
+    """Return it for each provider with answers that are nothing but text, of `least` tokens."""
+    said: dict[str, list[tuple[str, str, int]]] = {}
+    for exchange in exchanges(folder):
+        text, reading = _only_text(exchange["response"]), read_answer(exchange["response"])
+        usage = reading.usage
+        if text and usage is not None and usage.output_tokens is not None:
+            tokens = usage.output_tokens - (usage.reasoning_tokens or 0)
+            if tokens >= least:
+                said.setdefault(exchange["provider"], []).append(
+                    (reading.model or exchange["provider"], text, tokens)
+                )
+    return {provider: _off(rows) for provider, rows in sorted(said.items())}
+
+
+def _off(rows: list[tuple[str, str, int]]) -> Estimates:
+    fresh, learnt = [], []
+    for i, (model, text, tokens) in enumerate(rows):
+        fresh.append(abs(TokenBook().text(model, text) - tokens) / tokens)
+        book = TokenBook()
+        for _, other, its in rows[:i] + rows[i + 1 :]:
+            book.observed(model, Asked(), Usage(output_tokens=its), other)
+        learnt.append(abs(book.text(model, text) - tokens) / tokens)
+    n = len(rows)
+    near = sum(off <= 0.05 for off in learnt) / n
+    return Estimates(n, round(sum(fresh) / n, 3), round(sum(learnt) / n, 3), round(near, 2))
+
+
+def _only_text(answer: Any) -> str | None:
+    """Return the text of an answer in OpenAI's, Anthropic's or Gemini's form; None for another."""
+    match answer:
+        case {"choices": [{"message": {"content": str(text), **rest}}]} if not rest.get(
+            "tool_calls"
+        ):
+            return text
+        case {"content": [{"type": "text", "text": str(text)}]}:
+            return text
+        case {"candidates": [{"content": {"parts": [{"text": str(text)}]}}]}:
+            return text
+    return None

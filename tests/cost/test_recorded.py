@@ -26,3 +26,15 @@ def test_every_recorded_answer_with_usage_is_accounted(real_data):
     assert found["block", "whole"] > 500
     assert found["block", "none"] == 0
     assert found["block", "half"] < 10
+
+
+def test_recorded_answers_are_estimated_within_5_percent(real_data):
+    """In the mean, for the large providers: also those whose tokenizer is not here."""
+    if not (real_data / "cassettes").is_dir():
+        pytest.skip("the recorded answers are not here")
+    pytest.importorskip("toktok")
+    found = recorded.estimates(real_data)
+    assert found["openai"].answers > 40
+    for provider in ("openai", "anthropic", "gemini", "groq"):
+        assert found[provider].fresh <= 0.05, found
+        assert found[provider].learnt <= 0.05, found

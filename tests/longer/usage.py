@@ -1,4 +1,4 @@
-"""All recorded usage: how much of it is accounted, and priced as others expect.
+"""All recorded usage: how much of it is accounted, priced as others expect, and estimated.
 
 Run: `python tests/longer/usage.py [FOLDER]`, where FOLDER is that of the recorded runs. Prints one
 JSON line, with each miss and its reason.
@@ -31,6 +31,7 @@ def main() -> None:
             for (provider, model), n in sorted(missed.items())
         },
         "answers": {" ".join(k): n for k, n in sorted(recorded.account(folder).items())},
+        "estimates": {p: e._asdict() for p, e in recorded.estimates(folder).items()},
     }  # fmt: skip
     print(json.dumps(figures))
 

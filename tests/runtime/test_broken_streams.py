@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from four_adapters import FORMATS, SDK_WARNING
 
+from towerkit.core.types import Usage
 from towerkit.faults import CleanEnd, Cut, Reply, Script, SseError, Stall
 from towerkit.faults.steps import step_of
 from towerkit.faults.wire import WIRES, Asked, words
@@ -112,3 +113,17 @@ def test_a_stream_that_stalls_is_whole_or_timed_out(tmp_path, adapters, form, k,
     done = adapters.ask(tmp_path, form, Script(default=step), stream=True, awaited=awaited,
                         attempt_timeout_s=0.25)  # fmt: skip
     check(done, form, "stall", k)
+
+
+@pytest.mark.parametrize("awaited", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("form", ["anthropic", "gemini"])
+def test_what_the_provider_counted_before_the_break_is_charged(tmp_path, adapters, form, awaited):
+    """Anthropic says the input at its begin, Gemini all so far: that stands, marked estimated."""
+    reply = Reply(text=TEXT, usage=Usage(input_tokens=4321, output_tokens=500))
+    at = BEFORE[form] + 3
+    step = step_of(reply.with_(SseError(at_chunk=at)))
+    done = adapters.ask(tmp_path, form, Script(default=step), stream=True, awaited=awaited)
+    (charge,) = done.run.pack.frame("costs").to_dicts()
+    assert done.pieces == WORDS[:3]
+    assert (charge["input_tokens"], charge["estimated"]) == (4321, True)
+    assert 3 <= charge["output_tokens"] <= 500

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import json
 import threading
 
 import pytest
 
 from tests.agents import make_tower
+from tests.cost.kinds import KINDS, chunks
 from tests.runtime.test_stream import read, scripted, whole
 from towerkit.core.env import VirtualEnv
 from towerkit.core.errors import BudgetExceeded, ControlError
@@ -312,63 +314,62 @@ def test_a_stream_is_cut_when_its_time_is_up(tmp_path):
             tower.run("x", env=env) as run, run.budget("reader", wall_s=1.0):  # fmt: skip
         pieces.extend(run.stream(HELLO))
     assert pieces == ["piece "] * 3
-    assert run.pack.frame("costs")["output_tokens"].to_list() == [5]
-
-
-def test_ten_thousand_jumps_of_the_wall_clock_change_no_decision():
-    """The wall goes an hour ahead or back at each reading: the same calls fit, to the last."""
-
-    class Jumping(VirtualEnv):
-        def wall_ns(self):
-            return super().wall_ns() + (1 if self.random() < 0.5 else -1) * 3600 * 10**9
-
-    def made(env):
-        tower = make_tower(
-            "unused", budget_usd=None, budget=Budget(run=Limits(wall_s=500.0, working_s=450.0)),
-            policy=Policy(max_stale=10**6, max_steps=10**6, deadline_s=10**6),
-        )  # fmt: skip
-        model = models.function(lambda _: env.sleep(0.4) or Response(content="x"), name="m",
-                                provider="p")  # fmt: skip
-        tower.models = (model,)
-        n = 0
-        with tower.run("x", env=env, keep=False) as run:
-            try:
-                for n in range(10**6):
-                    ask(run, n)
-            except BudgetExceeded as error:
-                return n, error.limit
-        return n, None
-
-    assert made(Jumping(5)) == made(VirtualEnv(5)) == (1125, "working_s")
+    assert run.pack.frame("costs")["output_tokens"].to_list() == [4]
 
 
 # -- a stream cut anywhere is charged once ---------------------------------------------------------
 
-TEXT = (
-    "The parcel left our warehouse on Tuesday and was handed to the carrier the same evening; it "
-    "is now on its way to you, and should arrive within two working days. "
-)
-WORDS = [word + " " for word in (TEXT * 3).split()][:60]
 QUESTION = [
     {"role": "system", "content": "You look orders up and answer in one sentence."},
     {"role": "user", "content": "Where is order 7 of last week, and when will it be here?"},
 ]
+# Models that answer, whose tokenizer that is in truth, and whether it is known before the answer.
+TRUTHS = {
+    "gpt-4o": ("openai", "o200k_base"), "stranger-a": ("elsewhere", "cl100k_base"),
+    "stranger-b": ("elsewhere", "qwen3.5"),
+}  # fmt: skip
+
+
+def true_tokens(model, text):
+    """Return how many tokens a text has for the model that is asked."""
+    import toktok
+
+    return toktok.batch_count([text], TRUTHS[model][1], threads=1)[0]
+
+
+def true_input(model):
+    """Return how many tokens the question has: its texts, and what is around each."""
+    return sum(true_tokens(model, m["content"]) + 4 for m in QUESTION)
 
 
 class Cut:
-    """A provider that ends a stream of 60 chunks after `at` of them, in one of five ways."""
+    """A provider that ends a stream of 60 chunks after `at` of them, in one of five ways.
 
-    def __init__(self, env, how, at):
+    First it answers whole, once, and counts. `begins` is what it counts at once: True the input.
+    """
+
+    def __init__(self, env, how, at, *, model="gpt-4o", kind="English", begins=False):
         """End after `at` chunks."""
-        self.env, self.how, self.at = env, how, at
+        self.env, self.how, self.at, self.model, self.begins = env, how, at, model, begins
+        self.taught, cut = KINDS[kind]
+        self.chunks = chunks(cut)
+
+    def complete(self, request, _timeout_s):
+        """Answer whole."""
+        read = sum(true_tokens(self.model, m["content"]) + 4 for m in request.messages)
+        wrote = true_tokens(self.model, self.taught)
+        return Response(content=self.taught, usage=Usage(input_tokens=read, output_tokens=wrote))
 
     def stream(self, _request, _timeout_s):
         """Yield chunks, then end."""
-        for i, word in enumerate(WORDS):
+        if self.begins:
+            start = Usage(input_tokens=true_input(self.model))
+            yield start if self.begins is True else self.begins
+        for i, piece in enumerate(self.chunks):
             if i == self.at:
                 yield from self.end()
                 return
-            yield word
+            yield piece
         yield from self.end()
 
     def end(self):
@@ -384,13 +385,19 @@ class Cut:
         yield from ()
 
 
-def cut_run(how, leave, at, store="unused"):
-    """Read a stream that ends after `at` chunks; leave it one chunk earlier where told how."""
+def cut_run(how, leave, at, store="unused", **which):
+    """Read a stream that ends after `at` chunks; leave it one chunk earlier where told how.
+
+    Before it the run has had one whole answer of the same kind.
+    """
     env = VirtualEnv(1)
-    model = Model(name="gpt-4o", provider="openai", complete=lambda *_: None,
-                  stream=Cut(env, how, at).stream)  # fmt: skip
+    cut = Cut(env, how, at, **which)
+    model = Model(name=cut.model, provider=TRUTHS[cut.model][0], complete=cut.complete,
+                  stream=cut.stream)  # fmt: skip
     tower = make_tower(store, budget_usd=None, budget=Budget(run=Limits(calls=9)), models=[model])
     with tower.run("x", env=env, keep=False) as run:
+        run.model([QUESTION[0], {"role": "user", "content": "What has become of my payment?"}])
+        before = len(run.recorder._costs)
         stream, got = run.stream(QUESTION), []
         try:
             for piece in stream:
@@ -405,7 +412,13 @@ def cut_run(how, leave, at, store="unused"):
             pass
         del stream
         gc.collect(0)
-    return run, got
+    (charge,) = run.recorder._costs[before:]
+    assert charge.estimated
+    assert run.budgets.purse.run.reserved == [0] * 5
+    used = charge.usage.input_tokens + charge.usage.output_tokens
+    assert used > 0
+    truth = true_input(cut.model) + true_tokens(cut.model, "".join(got))
+    return run, charge, (used - truth) / truth
 
 
 @pytest.mark.parametrize("leave", ["read on", "break", "cancel", "collected"])
@@ -413,18 +426,37 @@ def cut_run(how, leave, at, store="unused"):
 def test_a_stream_cut_at_each_chunk_is_charged_once_for_what_came(how, leave):
     """Never 0, never twice, and within 5 % of what the tokenizer says was used."""
     pytest.importorskip("toktok")
-    count = counter("gpt-4o")
-    read_tokens = sum(count(m["content"]) + 4 for m in QUESTION)
     for at in range(1, 61, 1 if leave == "read on" else 7):
-        run, got = cut_run(how, leave, at)
-        charges = [charge for charge in run.recorder._costs if charge.cost is not None]
-        assert len(charges) == 1, (how, at)
-        usage, truth = charges[0].usage, read_tokens + count("".join(got))
-        assert charges[0].estimated
-        assert abs(usage.input_tokens + usage.output_tokens - truth) <= 0.05 * truth
-        assert charges[0].cost.nanousd > 0
-        assert run.ledger.spent == charges[0].cost.nanousd
-        assert run.budgets.purse.run.reserved == [0] * 5
+        run, charge, off = cut_run(how, leave, at)
+        assert abs(off) <= 0.05, at
+        assert charge.cost.nanousd > 0
+        whole = run.recorder._costs[0].cost.nanousd
+        assert run.ledger.spent == whole + charge.cost.nanousd
+
+
+def test_cut_answers_of_unknown_tokenizers_are_charged_by_what_was_observed():
+    """After one whole answer of its kind, in two strange vocabularies: 3 % off, none above 10."""
+    pytest.importorskip("toktok")
+    means = {}
+    for model, kind in itertools.product(("stranger-a", "stranger-b"), KINDS):
+        off = [cut_run("reset", "read on", at, model=model, kind=kind)[2]
+               for at in range(4, 61, 8)]  # fmt: skip
+        means[model, kind] = sum(map(abs, off)) / len(off)
+    assert sum(means.values()) / len(means) <= 0.035, means
+    assert max(means.values()) <= 0.1, means
+    assert sum(mean <= 0.05 for mean in means.values()) >= 10, means
+
+
+def test_what_a_stream_says_at_its_begin_stands_when_it_is_cut():
+    """The input as the provider counted it, the output by what came after its last count."""
+    pytest.importorskip("toktok")
+    _, charge, _ = cut_run("reset", "read on", 20, model="stranger-b", begins=True)
+    assert charge.usage.input_tokens == true_input("stranger-b")
+    assert charge.usage.output_tokens > 20
+    _, charge, _ = cut_run("reset", "read on", 20, model="gpt-4o", begins=Usage(
+        input_tokens=7, output_tokens=400))  # fmt: skip
+    came = true_tokens("gpt-4o", "".join(chunks(KINDS["English"][1])[:20]))
+    assert (charge.usage.input_tokens, charge.usage.output_tokens) == (7, 400 + came)
 
 
 # -- estimates -------------------------------------------------------------------------------------
@@ -454,7 +486,7 @@ def test_what_a_provider_counted_is_the_bound_of_the_same_beginning():
     assert book.bound("m", other) > 400
     assert book.bound("n", more) > 400
     errors = book.errors()
-    assert errors["input_error"] > 0.5
+    assert errors["input_error"] > 0.1
     assert errors["output_error"] is not None
 
 

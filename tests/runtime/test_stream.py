@@ -12,7 +12,7 @@ from openai import AsyncOpenAI
 from tests.agents import TASK, make_tower
 from towerkit.core.errors import AttemptTimeout, StreamTruncated
 from towerkit.core.types import Model, Response, Usage
-from towerkit.cost.tokens import BYTES_A_TOKEN
+from towerkit.cost.tokens import TokenBook
 from towerkit.faults import FaultServer, Reply, Stall, Status
 from towerkit.packs.summary import summarise
 from towerkit.reliability.policy import Policy
@@ -100,7 +100,7 @@ def test_after_the_first_piece_nothing_is_retried_or_replaced(tmp_path, cut, cle
     assert attempts["error_class"].to_list() == [kind]
     cost = run.pack.frame("costs").to_dicts()
     assert [(c["wasted"], c["estimated"]) for c in cost] == [(True, True)]
-    assert cost[0]["output_tokens"] == round(len("".join(PIECES[:cut])) / BYTES_A_TOKEN)
+    assert cost[0]["output_tokens"] == TokenBook().text("sim-clerk-large", "".join(PIECES[:cut]))
 
 
 def test_an_agent_that_stops_reading_ends_the_call(tmp_path):

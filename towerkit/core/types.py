@@ -80,8 +80,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     `complete(request, timeout_s)` returns a `Response` or raises what the SDK raises; it does not
     retry. `acomplete` is its asyncio twin; without one, `complete` runs in a thread. `stream`
     and `astream` yield pieces of text and, last, the `Response`: a stream that ends without one was
-    truncated. `simulated` marks a model that is not a language model: every number that comes from
-    it says so.
+    truncated; a `Usage` between them is what the provider has counted so far. `simulated` marks a
+    model that is not a language model: every number that comes from it says so.
 
     `context_tokens` is the model's window: after "too long" only a larger one is tried. `renew`
     gets a fresh credential and raises when it cannot; it is called once a call when the key is
@@ -92,8 +92,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     provider: str
     complete: Callable[[Request, float], Response]
     acomplete: Callable[[Request, float], Awaitable[Response]] | None = None
-    stream: Callable[[Request, float], Iterator[str | Response]] | None = None
-    astream: Callable[[Request, float], AsyncIterator[str | Response]] | None = None
+    stream: Callable[[Request, float], Iterator[str | Usage | Response]] | None = None
+    astream: Callable[[Request, float], AsyncIterator[str | Usage | Response]] | None = None
     simulated: bool = False
     context_tokens: int | None = None
     renew: Callable[[], object] | None = None

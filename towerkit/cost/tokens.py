@@ -1,12 +1,13 @@
 """How many tokens a request has before it is sent, and an answer that was cut.
 
 Rule: offline. A bound is never too low: a tokenizer of bytes makes at most one token a byte, and
-what a provider has counted of the same conversation is exact. An estimate is the best guess, and
-how far guesses were off is reported.
+what a provider has counted of the same conversation is exact. An estimate is the best guess, learnt
+from what providers have counted (`pieces.py`), and how far guesses were off is reported.
 
     known                                     bound                        estimate
-    nothing                                   a token a byte               a token in 3.6 bytes
+    nothing                                   a token a byte               by pieces of the text
     a tokenizer (extra `tokens`)              its count, and the frame     its count
+    another's tokenizer                       a token a byte               its count, by a ratio
     the provider's count of a beginning       that, and the rest's bound   that, and the rest's
 
 Not in the bound: what a provider adds of its own beyond `FRAME` and `TOOLS_FRAME`, and pictures and
@@ -24,13 +25,15 @@ import msgspec
 
 from towerkit.core.canonical import canonical_json
 from towerkit.core.types import Usage
+from towerkit.cost.pieces import Ratios, kind_of, rough
 
 FRAME = 16  # what surrounds a conversation
 TOOLS_FRAME = 700  # the prompt some providers add when there are tools: 264 to 675 tokens
 MESSAGE = 8  # what surrounds a message, where its text is counted without its JSON
+AROUND = 4  # the same, most likely
 ATTACHED = 6_000
 INLINED_FROM = 6_000  # characters: shorter ones count as text
-BYTES_A_TOKEN = 3.6  # English prose and JSON in today's vocabularies of 100,000 to 200,000
+BYTES_A_TOKEN = 3.6  # schemas of tools, in JSON
 _ATTACHMENTS = frozenset(
     {"image_url", "input_image", "image", "file", "input_file", "document", "input_audio"}
 )
@@ -51,8 +54,17 @@ Counter = Callable[[str], int]
 def counter(model: str) -> Counter | None:
     """Return what counts the tokens of a text for `model`, exactly; None where nothing does."""
     encoding = next((e for start, e in ENCODINGS if model.startswith(start)), None)
-    if encoding is None:
-        return None
+    return None if encoding is None else _counter(encoding)
+
+
+def measure(text: str) -> float:
+    """Return the size of a text for models without a tokenizer here: by another's, or roughly."""
+    count = _counter("o200k_base")
+    return rough(text) if count is None else count(text)
+
+
+@cache
+def _counter(encoding: str) -> Counter | None:
     try:
         import toktok  # noqa: PLC0415  an extra
     except ImportError:
@@ -86,11 +98,11 @@ class _Seen(msgspec.Struct, frozen=True):
 class TokenBook:
     """What a run has learnt of its models' tokens, and how far its estimates were off."""
 
-    def __init__(self) -> None:
-        """Start with nothing known."""
+    def __init__(self, ratios: Ratios | None = None) -> None:
+        """Start with nothing known of conversations; `ratios` is what other runs have learnt."""
         self._lock = threading.Lock()
         self._seen: dict[str, _Seen] = {}
-        self._ratio: dict[str, tuple[int, int]] = {}  # bytes and tokens of answers
+        self._ratios = Ratios() if ratios is None else ratios
         self._errors = {"input": [0.0, 0], "output": [0.0, 0]}
 
     def bound(self, model: str, asked: Asked) -> int:
@@ -105,8 +117,7 @@ class TokenBook:
     def estimate(self, model: str, asked: Asked) -> int:
         """Return the most likely number of input tokens."""
         known, start = self._known(model, asked)
-        count = counter(model)
-        rest = sum(_likely(m, count) for m in asked.messages[start:])
+        rest = sum(self._likely(model, message) for message in asked.messages[start:])
         return known + rest + (0 if start else round(len(asked.rest) / BYTES_A_TOKEN))
 
     def text(self, model: str, text: str) -> int:
@@ -114,24 +125,31 @@ class TokenBook:
         count = counter(model)
         if count is not None:
             return count(text)
-        size = len(text.encode("utf-8", "replace"))
-        seen, tokens = self._ratio.get(model, (0, 0))
-        # What was seen outweighs the rule of thumb from a few sentences on.
-        return round(size * (tokens + 100) / (seen + 100 * BYTES_A_TOKEN))
+        return round(measure(text) * self._ratios.of(model, kind_of(text)))
 
     def observed(self, model: str, asked: Asked, usage: Usage, answer: str) -> None:
         """Learn from a whole answer: what the provider counted."""
+        looked = self._ratios.wants(model)
         if usage.input_tokens is not None and asked.shown:
-            self._off("input", self.estimate(model, asked), usage.input_tokens)
+            if looked:
+                self._off("input", self.estimate(model, asked), usage.input_tokens)
+                self._learn_input(model, asked, usage.input_tokens)
             with self._lock:
                 self._seen[model] = _Seen(asked.shown, asked.rest, usage.input_tokens)
         said = (usage.output_tokens or 0) - (usage.reasoning_tokens or 0)
-        if said > 0 and answer:
+        if looked and said > 0 and answer:
             self._off("output", self.text(model, answer), said)
-            size = len(answer.encode("utf-8", "replace"))
-            with self._lock:
-                seen, tokens = self._ratio.get(model, (0, 0))
-                self._ratio[model] = (seen + size, tokens + said)
+            self._learn(model, answer, said)
+
+    def _learn_input(self, model: str, asked: Asked, tokens: int) -> None:
+        """Learn from a request that is nothing but texts of a conversation not seen before."""
+        texts = [_text_of(message) for message in asked.messages]
+        if None not in texts and not asked.rest and model not in self._seen:
+            self._learn(model, "\n".join(map(str, texts)), tokens - AROUND * len(texts))
+
+    def _learn(self, model: str, text: str, tokens: int) -> None:
+        if tokens > 0 and counter(model) is None:
+            self._ratios.learn(model, kind_of(text), measure(text), tokens)
 
     def errors(self) -> dict[str, Any]:
         """Return how far estimates were off, as the manifest keeps it."""
@@ -148,6 +166,12 @@ class TokenBook:
             return 0, 0
         n = len(seen.shown)
         return (seen.tokens, n) if n and asked.shown[:n] == seen.shown else (0, 0)
+
+    def _likely(self, model: str, message: Any) -> int:
+        text = _text_of(message)
+        if text is None:
+            return round(_text_bytes(message) / BYTES_A_TOKEN) + ATTACHED // 4 * _attached(message)
+        return self.text(model, text) + AROUND
 
     def _off(self, side: str, guess: int, truth: int) -> None:
         with self._lock:
@@ -168,15 +192,6 @@ def _most(message: Any, count: Counter | None) -> int:
     if text is not None and count is not None:
         return count(text) + MESSAGE
     return _text_bytes(message) + MESSAGE + ATTACHED * _attached(message)
-
-
-def _likely(message: Any, count: Counter | None) -> int:
-    text = _text_of(message)
-    if text is None:
-        return round(_text_bytes(message) / BYTES_A_TOKEN) + ATTACHED // 4 * _attached(message)
-    if count is not None:
-        return count(text) + 4
-    return round(len(text.encode("utf-8", "replace")) / BYTES_A_TOKEN) + 4
 
 
 def _text_bytes(message: Any) -> int:

@@ -200,11 +200,15 @@ class ModelCall:
         self.used = None
         if value is None and row is not None and row.charge == "none" and not said:
             return 0
-        usage = value.usage if value is not None else None
-        estimated = usage is None or usage.input_tokens is None or usage.output_tokens is None
+        usage, said = (value.usage, said) if value is not None else self.so_far(said)
+        estimated = (
+            value is None or usage is None or None in {usage.input_tokens, usage.output_tokens}
+        )
         model = self._model(state)
         if usage is None or estimated:
-            usage = guessed(self._run.tokens, model.name, self._counted, usage, said)
+            usage = guessed(
+                self._run.tokens, model.name, self._counted, usage, said, cut=value is None
+            )
         self.used, cost = usage, self._price(state, usage)
         if value is not None:
             span.fields.update(_response_fields(value))
@@ -224,6 +228,10 @@ class ModelCall:
         """Return what of an answer had come when an attempt failed."""
         return ""
 
+    def so_far(self, said: str) -> tuple[Usage | None, str]:
+        """Return what a provider had counted of an answer, and what of it came after that."""
+        return None, said
+
     def tape_value(self, value: Response | None) -> Any:
         return msgspec.to_builtins(value)
 
@@ -238,9 +246,11 @@ class StreamCall(ModelCall):
         super().__init__(run, request, digest, models=models, shown=shown)
         self.pieces: list[str] = []
         self._heard = self._enough = 0
+        self._counts: Usage | None = None
+        self._uncounted = 0  # the first piece that came after them
 
     def what(self, state: CallState, path: str, seq: int, timeout_s: float) -> Attempt:
-        self.pieces = []
+        self.pieces, self._counts, self._uncounted = [], None, 0
         self._heard, self._enough = 0, self._request.max_tokens
         attempt = super().what(state, path, seq, timeout_s)
         return msgspec.structs.replace(attempt, stream=True)
@@ -261,6 +271,15 @@ class StreamCall(ModelCall):
 
     def text_so_far(self) -> str:
         return "".join(self.pieces)
+
+    def counted(self, usage: Usage) -> None:
+        """Hear what the provider has counted of all that came so far."""
+        self._counts = usage
+        if usage.output_tokens is not None:
+            self._uncounted = len(self.pieces)
+
+    def so_far(self, said: str) -> tuple[Usage | None, str]:
+        return self._counts, "".join(self.pieces[self._uncounted :])
 
     def heard(self, piece: Any) -> bool:
         """Take a piece in; return whether it is time to look if that is more than was asked for.
@@ -324,18 +343,20 @@ def keep_request(
     return run.recorder.request_of(shown, rest), () if None in shown else shown
 
 
-def guessed(tokens: TokenBook, model: str, asked: Asked, usage: Usage | None, said: str) -> Usage:
+def guessed(
+    tokens: TokenBook, model: str, asked: Asked, usage: Usage | None, said: str, *,
+    cut: bool = False,
+) -> Usage:  # fmt: skip
     """Return the usage of an attempt whose own was not, or not wholly, reported.
 
-    What was reported stands, but an answer is no shorter than what came of it: some providers count
-    its first token when they begin.
+    What was reported stands. Where the attempt was `cut`, `said` came after it; else it is all of
+    the answer, which is no shorter than that: some providers count its first token when they begin.
     """
     known = usage or Usage()
-    read = known.input_tokens
-    written = max(known.output_tokens or 0, tokens.text(model, said))
+    read, written, came = known.input_tokens, known.output_tokens or 0, tokens.text(model, said)
     return msgspec.structs.replace(
         known, input_tokens=tokens.estimate(model, asked) if read is None else read,
-        output_tokens=written,
+        output_tokens=written + came if cut else max(written, came),
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from towerkit.core.errors import (
     NoProgress,
     StreamTruncated,
 )
-from towerkit.core.types import Response
+from towerkit.core.types import Response, Usage
 from towerkit.cost.budget import Claim, Shortage, shortage_of
 from towerkit.cost.ledger import NANO, Reservation
 from towerkit.reliability.breaker import Breaker, Outcome, Permit, Refusal
@@ -401,6 +401,9 @@ class Guard:
                     raise StreamTruncated("the stream ended before its terminal event")
                 if isinstance(item, Response):
                     return call.labelled(self._state, item)
+                if isinstance(item, Usage):
+                    call.counted(item)
+                    continue
                 much = call.heard(item)
                 self._state = msgspec.structs.replace(self._state, delivered=True)
                 yield Deliver(item)

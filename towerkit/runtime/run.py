@@ -90,7 +90,8 @@ class Run:
         self.error_class: str | None = None
         limit = tower.budget.run.cost_usd
         self.ledger = ledger_of(None if limit is None else round(limit * NANO))
-        self.tokens = TokenBook()
+        # A simulated run is a function of its seed: it learns from itself alone.
+        self.tokens = TokenBook(None if env.kind == "virtual" else tower.ratios)
         self._policy = tower.policy
         self.progress = Progress(
             max_repeats=tower.policy.max_repeats,

@@ -16,6 +16,7 @@ from towerkit.core.env import Env, SystemEnv
 from towerkit.core.errors import UsageError
 from towerkit.core.types import Model
 from towerkit.cost.budget import Limits
+from towerkit.cost.pieces import Ratios
 from towerkit.cost.plan import Budget
 from towerkit.cost.prices import FREE
 from towerkit.packs.committer import wait_for_commits
@@ -138,6 +139,7 @@ class Tower:
         self.git_commit = None if git_commit is None else self._label("git_commit", git_commit)
         self.outbox = None if otel_exporter is None else Outbox(otel_exporter, content=otel_content)
         self.retry_budget = RetryBudget()
+        self.ratios = Ratios()  # what the runs have learnt of models' tokens
         self._breaker_limits = limits
         self._breakers: dict[str, Breaker] = {}
         self.environment = environment

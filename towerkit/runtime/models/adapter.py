@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any, Protocol
 
 from towerkit.core.errors import UsageError
-from towerkit.core.types import Model, Response
+from towerkit.core.types import Model, Response, Usage
 
 
 def make_client(module: str, name: str, /, *, package: str, **options: Any) -> Any:
@@ -51,6 +51,10 @@ class Accumulator(Protocol):
     def final(self) -> bool:
         """Whether the answer is whole and no later event can add to it."""
 
+    @property
+    def counted(self) -> Usage | None:
+        """What the provider has counted up to here, input or output or both; None is nothing."""
+
     def feed(self, event: Any) -> str:
         """Take an event and return the new text in it, often none."""
 
@@ -58,30 +62,40 @@ class Accumulator(Protocol):
         """Return the answer; None when the terminal event never came."""
 
 
-def pieces(events: Iterator[Any], into: Accumulator) -> Iterator[str | Response]:
-    """Yield the text of a stream's events and, last, the answer if it is whole.
+def pieces(events: Iterator[Any], into: Accumulator) -> Iterator[str | Usage | Response]:
+    """Yield the text of a stream's events, what is counted of it, and the answer if it is whole.
 
     Nothing is read after the final event: what breaks there does not concern the answer.
     """
+    counted = None
     for event in events:
         text = into.feed(event)
         if text:
             yield text
         if into.final:
             break
+        if into.counted is not counted:
+            counted = into.counted
+            yield counted  # type: ignore[misc]  # what was counted once is never None again
     answer = into.finish()
     if answer is not None:
         yield answer
 
 
-async def apieces(events: AsyncIterator[Any], into: Accumulator) -> AsyncIterator[str | Response]:
+async def apieces(
+    events: AsyncIterator[Any], into: Accumulator
+) -> AsyncIterator[str | Usage | Response]:
     """Do what `pieces` does, awaiting."""
+    counted = None
     async for event in events:
         text = into.feed(event)
         if text:
             yield text
         if into.final:
             break
+        if into.counted is not counted:
+            counted = into.counted
+            yield counted  # type: ignore[misc]  # as above
     answer = into.finish()
     if answer is not None:
         yield answer

@@ -41,12 +41,12 @@ def openai(
     async def acomplete(request: Request, timeout_s: float) -> Response:
         return read(await chat(asdk, timeout_s).create(**body(request)))
 
-    def stream(request: Request, timeout_s: float) -> Iterator[str | Response]:
+    def stream(request: Request, timeout_s: float) -> Iterator[str | Usage | Response]:
         events = chat(sdk, timeout_s).create(**body(request, stream=True))
         with events:
             yield from pieces(events, Chunks())
 
-    async def astream(request: Request, timeout_s: float) -> AsyncIterator[str | Response]:
+    async def astream(request: Request, timeout_s: float) -> AsyncIterator[str | Usage | Response]:
         events = await chat(asdk, timeout_s).create(**body(request, stream=True))
         async with events:
             async for piece in apieces(events, Chunks()):
@@ -112,14 +112,14 @@ class Chunks:
         self._refused = False
         self._model: str | None = None
         self._id: str | None = None
-        self._usage: Usage | None = None
+        self.counted: Usage | None = None
         self.final = False
 
     def feed(self, event: Any) -> str:
         """Take a chunk."""
         self._model = word(get(event, "model")) or self._model
         self._id = word(get(event, "id")) or self._id
-        self._usage = reading.usage("chat", get(event, "usage")) or self._usage
+        self.counted = reading.usage("chat", get(event, "usage")) or self.counted
         choices = rows(get(event, "choices"))
         if not choices:  # the chunk of the usage, when it follows the finish reason, is the last
             self.final = self._finish is not None and get(event, "usage") is not None
@@ -150,6 +150,6 @@ class Chunks:
         return Response(
             content="".join(self._text),
             tool_calls=tuple(reading.tool_call(*self._calls[i]) for i in sorted(self._calls)),
-            finish_reason="refusal" if self._refused else self._finish, usage=self._usage,
+            finish_reason="refusal" if self._refused else self._finish, usage=self.counted,
             model=self._model, response_id=self._id,
         )  # fmt: skip

@@ -46,11 +46,11 @@ def gemini(name: str, *, base_url: str | None = None, client: Any = None) -> Mod
             answer = await generate(**asked)
         return read(answer, signatures)
 
-    def stream(request: Request, timeout_s: float) -> Iterator[str | Response]:
+    def stream(request: Request, timeout_s: float) -> Iterator[str | Usage | Response]:
         with closing(sdk.models.generate_content_stream(**ask(request, timeout_s))) as chunks:
             yield from pieces(_chunks(chunks), Chunks(signatures))
 
-    async def astream(request: Request, timeout_s: float) -> AsyncIterator[str | Response]:  # noqa: ARG001  the SDK's would be one for the whole stream; the guard's is one a piece
+    async def astream(request: Request, timeout_s: float) -> AsyncIterator[str | Usage | Response]:  # noqa: ARG001  the SDK's would be one for the whole stream; the guard's is one a piece
         chunks = await sdk.aio.models.generate_content_stream(**ask(request, None))
         async with aclosing(chunks):
             async for piece in apieces(_achunks(chunks), Chunks(signatures)):
@@ -205,7 +205,7 @@ class Chunks:
         self._text: list[str] = []
         self._calls: list[ToolCall] = []
         self._finish: str | None = None
-        self._usage: Usage | None = None
+        self.counted: Usage | None = None
         self._model: str | None = None
         self._id: str | None = None
 
@@ -218,7 +218,7 @@ class Chunks:
         """Take a chunk. Thoughts are no part of the answer."""
         self._model = word(get(event, "model_version")) or self._model
         self._id = word(get(event, "response_id")) or self._id
-        self._usage = reading.usage("gemini", get(event, "usage_metadata")) or self._usage
+        self.counted = reading.usage("gemini", get(event, "usage_metadata")) or self.counted
         candidates = rows(get(event, "candidates"))
         blocked = word(get(event, "prompt_feedback", "block_reason"))
         if not candidates:
@@ -249,6 +249,6 @@ class Chunks:
         """Return what has come."""
         return Response(
             content="".join(self._text), tool_calls=tuple(self._calls),
-            finish_reason=self._finish or "stop", usage=self._usage, model=self._model,
+            finish_reason=self._finish or "stop", usage=self.counted, model=self._model,
             response_id=self._id,
         )  # fmt: skip

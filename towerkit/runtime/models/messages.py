@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from towerkit.core.errors import MalformedResponse
-from towerkit.core.types import Message, Model, Request, Response
+from towerkit.core.types import Message, Model, Request, Response, Usage
 from towerkit.cost.usage import field
 from towerkit.runtime.models import reading
 from towerkit.runtime.models.adapter import apieces, pieces, twins, two_clients
@@ -36,12 +36,12 @@ def anthropic(
     async def acomplete(request: Request, timeout_s: float) -> Response:
         return read(await messages(asdk, timeout_s).create(**_body(name, request)))
 
-    def stream(request: Request, timeout_s: float) -> Iterator[str | Response]:
+    def stream(request: Request, timeout_s: float) -> Iterator[str | Usage | Response]:
         events = messages(sdk, timeout_s).create(**_body(name, request), stream=True)
         with events:
             yield from pieces(events, Events())
 
-    async def astream(request: Request, timeout_s: float) -> AsyncIterator[str | Response]:
+    async def astream(request: Request, timeout_s: float) -> AsyncIterator[str | Usage | Response]:
         events = await messages(asdk, timeout_s).create(**_body(name, request), stream=True)
         async with events:
             async for piece in apieces(events, Events()):
@@ -138,6 +138,7 @@ class Events:
         self._finish = "stop"
         self._message: Any = None
         self._end: Any = None
+        self.counted: Usage | None = None
         self.final = False
 
     def feed(self, event: Any) -> str:
@@ -145,6 +146,9 @@ class Events:
         kind, index = get(event, "type"), get(event, "index")
         if kind == "message_start":
             self._message = get(event, "message")
+            # What the start says of the output is only begun.
+            begun = reading.usage("anthropic", get(self._message, "usage"))
+            self.counted = begun and msgspec.structs.replace(begun, output_tokens=None)
         elif kind == "content_block_start" and get(event, "content_block", "type") == "tool_use":
             block = get(event, "content_block")
             if isinstance(index, int):

@@ -13,7 +13,7 @@ from typing import Any
 
 from towerkit.core.canonical import canonical_text
 from towerkit.core.errors import AnswerFailed, MalformedResponse
-from towerkit.core.types import Message, Model, Request, Response
+from towerkit.core.types import Message, Model, Request, Response, Usage
 from towerkit.runtime.models import reading
 from towerkit.runtime.models.adapter import apieces, pieces, twins, two_clients
 from towerkit.runtime.models.reading import get, rows, text, word
@@ -38,12 +38,12 @@ def openai_responses(
     async def acomplete(request: Request, timeout_s: float) -> Response:
         return read(await responses(asdk, timeout_s).create(**_body(name, request)))
 
-    def stream(request: Request, timeout_s: float) -> Iterator[str | Response]:
+    def stream(request: Request, timeout_s: float) -> Iterator[str | Usage | Response]:
         events = responses(sdk, timeout_s).create(**_body(name, request), stream=True)
         with events:
             yield from pieces(events, Events())
 
-    async def astream(request: Request, timeout_s: float) -> AsyncIterator[str | Response]:
+    async def astream(request: Request, timeout_s: float) -> AsyncIterator[str | Usage | Response]:
         events = await responses(asdk, timeout_s).create(**_body(name, request), stream=True)
         async with events:
             async for piece in apieces(events, Events()):
@@ -135,6 +135,8 @@ class Events:
         self._items: list[Any] = []
         self._response: Any = None
         self.final = False
+
+    counted = None  # it is all at the end
 
     def feed(self, event: Any) -> str:
         """Take an event; raise `AnswerFailed` where it tells a failure."""
