@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date, timedelta
 
+import msgspec
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from towerkit.core.types import Response, Usage
+from towerkit.core.types import DETAIL, Response, Usage
+from towerkit.cost.frames import price_frame
 from towerkit.cost.prices import default_book
 from towerkit.cost.repricing import reprice
 from towerkit.cost.views import forecast, per_success, total, waste
-from towerkit.packs.charges import charges
+from towerkit.packs.charges import _details, charges
 from towerkit.packs.store import Store
+from towerkit.privacy.keys import simulated_redactor
 from towerkit.reliability.policy import Policy
 from towerkit.runtime import models
 from towerkit.runtime.tower import Tower
@@ -161,3 +165,43 @@ def test_the_charges_of_packs_say_what_they_were_for(lake):
     assert rows["day"].null_count() == 0
     assert charges([]).columns == rows.columns
     assert charges([]).schema == rows.schema
+
+
+def test_a_pack_is_priced_again_with_every_class_that_was_charged(tmp_path):
+    """Cache writes of an hour, audio, searches: at its own day the price is what was charged."""
+    counts = [
+        ("anthropic", "claude-sonnet-4-5", {"cache_write_tokens": 900}, {
+            "cache_write_5m_tokens": 100, "cache_write_1h_tokens": 800, "web_searches": 3}),
+        ("gcp.gemini", "gemini-2.5-flash", {}, {"input_audio_tokens": 500}),
+        ("openai", "gpt-4o", {"cache_read_tokens": 10}, None),
+    ]  # fmt: skip
+    said = [
+        Usage(input_tokens=2_000, output_tokens=300, **plain, details=more or msgspec.UNSET)
+        for _, _, plain, more in counts
+    ]
+    packs = []
+    for (provider, name, _, _), usage in zip(counts, said, strict=True):
+        model = models.function(lambda _, u=usage: Response(content="x", usage=u), name=name,
+                                provider=provider)  # fmt: skip
+        tower = Tower(store=tmp_path, models=[model], redactor=simulated_redactor())
+        with tower.run("x") as run:
+            run.model([{"role": "user", "content": "hello"}])
+        packs.append(run.pack)
+    found = charges(packs)
+    again = price_frame(found, book=default_book())
+    assert again["priced_nanousd"].to_list() == found["cost_nanousd"].to_list()
+    assert None not in found["cost_nanousd"].to_list()
+    plain = price_frame(found.drop("details"), book=default_book())
+    assert [a != b for a, b in zip(plain["priced_nanousd"], again["priced_nanousd"], strict=True)] \
+        == [True, True, False]  # fmt: skip
+    whole, _ = reprice(found, book=default_book(), at_unix_ns=packs[0].manifest["started_unix_ns"])
+    assert (whole.differing, whole.repriced_nanousd) == (0, whole.recorded_nanousd)
+    assert charges([])["details"].to_list() == []
+
+
+def test_what_a_stranger_calls_a_count_is_none():
+    """Attributes of a pack that somebody made: what is no count takes no price."""
+    told = {f"{DETAIL}web_searches": 2, f"{DETAIL}a": -1, f"{DETAIL}b": "9", f"{DETAIL}c": 10**15,
+            f"{DETAIL}d": True, "other": 4}  # fmt: skip
+    assert json.loads(_details(json.dumps(told))) == {"web_searches": 2}
+    assert _details(json.dumps({f"{DETAIL}a": None})) is None

@@ -14,6 +14,11 @@ import msgspec
 Message = Mapping[str, Any]
 
 
+# Begins the attributes of a span that hold the classes of `Usage.details`: the table of charges has
+# columns for the other five.
+DETAIL = "towerkit.usage."
+
+
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """Token counts as the provider reports them. Unknown is None, never 0.
 

@@ -4,12 +4,15 @@ Rule: the same nano-dollars as `PriceBook.quote`, charge by charge. What cannot 
 pico-dollars a token (some cached rates end beyond them) goes through `quote` itself.
 
 A frame of charges has `provider`, `model`, `input_tokens`, `output_tokens`, `cache_read_tokens`,
-`cache_write_tokens`, `reasoning_tokens`, and `at_unix_ns` where each is priced at its own time.
+`cache_write_tokens`, `reasoning_tokens`, and `at_unix_ns` where each is priced at its own time. A
+charge with `details`, where there is such a column (JSON, see `Usage`), is priced by itself.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from towerkit.core.types import Usage
 from towerkit.cost.prices import CONTRADICTED, FREE, NOT_WHOLE, PriceBook
@@ -37,6 +40,7 @@ def price_frame(
     keyed = charges.select(
         "provider", "model", *(pl.col(t).cast(pl.Int64) for t in _TOKENS),
         span=own if at_unix_ns is None else pl.lit(at_unix_ns, pl.Int64),
+        details=pl.col("details") if "details" in charges.columns else pl.lit(None, pl.String),
     ).with_row_index("row")  # fmt: skip
     keys = keyed.select("provider", "model", "span").unique(maintain_order=True)
     found = [_rates(book, *key) for key in keys.iter_rows()]
@@ -114,16 +118,22 @@ def _cost(depth: int) -> pl.Expr:
     return pl.when((fresh >= 0) & (said >= 0)).then(whole + up.cast(pl.Int64))
 
 
+def _usage(row: dict[str, Any]) -> Usage:
+    details = row["details"]
+    more: Any = msgspec.UNSET if details is None else msgspec.json.decode(details)
+    return Usage(**{t: row[t] for t in _TOKENS}, details=more)
+
+
 def _exactly(priced: pl.DataFrame, book: PriceBook) -> pl.DataFrame:
-    """Price the rows whose model has no rates by whole pico-dollars, each by itself."""
+    """Price the rows whose model has no rates by whole pico-dollars, or with details, by itself."""
     import polars as pl  # noqa: PLC0415
 
-    rows = priced.filter("exact")
+    rows = priced.filter(pl.col("exact") | pl.col("details").is_not_null())
     if rows.is_empty():
         return priced
     quotes = [
         book.quote(
-            Usage(**{t: row[t] for t in _TOKENS}), model=row["model"], provider=row["provider"],
+            _usage(row), model=row["model"], provider=row["provider"],
             at_unix_ns=row["span"],
         )
         for row in rows.iter_rows(named=True)

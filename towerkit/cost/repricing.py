@@ -22,8 +22,7 @@ class Repriced(msgspec.Struct, frozen=True, kw_only=True):
 
     A cost is None while a charge of it is unknown; `known_…` is then the rest. `differing` counts
     charges whose recorded cost is not what this book says for their own day: recorded in the
-    source, priced by another book, or with classes that a pack does not keep (searches, audio,
-    cache writes of an hour).
+    source, priced by another book, or of a pack that was made before packs kept every class.
     """
 
     provider: str | None

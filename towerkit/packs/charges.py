@@ -8,6 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from towerkit.core.types import DETAIL
+from towerkit.cost.usage import MOST_TOKENS
 from towerkit.packs.store import Pack
 
 if TYPE_CHECKING:
@@ -20,7 +24,8 @@ def charges(packs: Sequence[Pack]) -> pl.DataFrame:
     """Return the charges of `packs`, in their order.
 
     The columns of the table `costs` without its salt, and: `at_unix_ns` (when the attempt began),
-    `day` (its date, UTC), `tool` (the tool within which the call was made, null outside), `waste`
+    `day` (its date, UTC), `details` (its further classes of tokens, and searches, as a JSON object,
+    null without any), `tool` (the tool within which the call was made, null outside), `waste`
     (`retries`: the attempt failed; `cancelled`; `discarded`: it was answered, and the answer not
     used; null for what was of use), `run_status`, and the run's `service`, `scenario`, `release`,
     `case_id` and `tenant`. Raises `PackError` when a table was changed.
@@ -38,7 +43,11 @@ def _of_pack(pack: Pack) -> pl.DataFrame:
     spans = pack.frame("spans")
     costs = pack.frame("costs").drop("salt")
     identity = pack.manifest["identity"]
-    attempts = spans.select("span_id", "status", at_unix_ns="start_unix_ns")
+    attempts = spans.select(
+        "span_id", "status", at_unix_ns="start_unix_ns",
+        details=pl.when(pl.col("attributes").str.contains(DETAIL, literal=True))
+        .then(pl.col("attributes").map_elements(_details, return_dtype=pl.String)),
+    )  # fmt: skip
     tools = _tools(spans)
     joined = costs.join(attempts, on="span_id", how="left", maintain_order="left")
     waste = (
@@ -51,11 +60,21 @@ def _of_pack(pack: Pack) -> pl.DataFrame:
         *costs.columns,
         # A charge without a span of its own is the run's.
         pl.col("at_unix_ns").fill_null(pack.manifest["started_unix_ns"]),
+        "details",
         pl.col("span_id").replace_strict(tools, default=None, return_dtype=pl.String).alias("tool"),
         waste.alias("waste"),
         pl.lit(pack.manifest["status"], pl.String).alias("run_status"),
         *(pl.lit(identity.get(name), pl.String).alias(name) for name in IDENTITY),
     )
+
+
+def _details(attributes: str) -> str | None:
+    """Return the counts among a span's attributes, as JSON."""
+    told = msgspec.json.decode(attributes).items()
+    counts = {name.removeprefix(DETAIL): n for name, n in told if name.startswith(DETAIL)}
+    # Packs come from anybody: what is no count here is none, and takes no price.
+    known = {name: n for name, n in counts.items() if type(n) is int and 0 <= n <= MOST_TOKENS}
+    return msgspec.json.encode(known, order="sorted").decode() if known else None
 
 
 def _tools(spans: pl.DataFrame) -> dict[str, str]:
@@ -103,5 +122,5 @@ def _of_no_pack() -> pl.DataFrame:
 
     schema = dict(polars_schema(COSTS))
     schema.pop("salt")
-    text = dict.fromkeys(("tool", "waste", "run_status", *IDENTITY), pl.String)
+    text = dict.fromkeys(("details", "tool", "waste", "run_status", *IDENTITY), pl.String)
     return pl.DataFrame(schema=schema | {"at_unix_ns": pl.Int64} | text)

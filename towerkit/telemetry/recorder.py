@@ -22,7 +22,7 @@ from towerkit.core.canonical import (
     ordered_json,
     read_json,
 )
-from towerkit.core.types import Usage
+from towerkit.core.types import DETAIL, Usage
 from towerkit.cost.prices import Price
 from towerkit.packs.tables import CONTENT, COSTS, INPUTS, SPANS
 from towerkit.packs.writer import Draft, Row
@@ -304,6 +304,8 @@ class Recorder:
             span.span_id, usage or Usage(), cost, provider, model, purpose, estimated, wasted,
             simulated,
         )  # fmt: skip
+        if usage is not None and usage.details is not msgspec.UNSET:
+            span.attributes.update((DETAIL + n, count) for n, count in usage.details.items())
         self._costs.append(charge)
         self._add(("charge", charge))
 
