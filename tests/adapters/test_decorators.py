@@ -446,3 +446,20 @@ def test_a_task_that_outlives_its_run_gets_runs_of_its_own(tmp_path):
 
     assert asyncio.run(main()) == 7
     assert [p.manifest["identity"]["scenario"] for p in packs(tower)] == ["orders", "look_up"]
+
+
+@pytest.mark.parametrize("tenant", ["acme", lambda order, whose: whose])
+def test_a_decorated_agent_says_on_whose_behalf_it_runs(tmp_path, tenant):
+    """A name, or what the call's arguments say; plain and asyncio."""
+    tower = make_tower(tmp_path)
+    desk = tower.agent("desk", tenant=tenant)(lambda order, whose: order)
+
+    async def later(order, whose):
+        return order
+
+    assert (desk(7, whose="acme"), asyncio.run(tower.agent("b", tenant=tenant)(later)(8, "acme"))) \
+        == (7, 8)  # fmt: skip
+    assert [p.manifest["identity"]["tenant"] for p in packs(tower)] == ["acme"] * 2
+    tower = make_tower(tmp_path / "other")
+    tower.agent("desk")(lambda order: order)(9)
+    assert "tenant" not in only_pack(tower).manifest["identity"]

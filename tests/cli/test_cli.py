@@ -139,6 +139,8 @@ def test_packs_are_listed_shown_and_verified(tmp_path, cli):
         (("run", "--scenario", SCENARIO, "--model", "gpt"), 2, "openai:NAME"),
         (("run", "--scenario", SCENARIO, "--budget-usd", "-1"), 2, "positive amount"),
         (("run", "--scenario", SCENARIO, "--budget-usd", "x"), 2, "not a valid float"),
+        (("run", "--scenario", SCENARIO, "--budget", "nowhere.toml"), 2, "a budget in TOML at"),
+        (("run", "--scenario", SCENARIO, "--budget", "b", "--budget-usd", "1"), 2, "got both"),
         (("run", "--scenario", SCENARIO, "--seed", "-1"), 2, "--seed"),
         (("run", "--scenario", SCENARIO, "--trials", "0"), 2, "--trials"),
         (("run", "--scenario", SCENARIO, "--ticket", "none.json"), 2, "none.json"),

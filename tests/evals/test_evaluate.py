@@ -8,6 +8,8 @@ import pytest
 
 from towerkit.core.errors import StoreError
 from towerkit.core.types import Response
+from towerkit.cost.budget import Limits
+from towerkit.cost.plan import Budget
 from towerkit.evals import ModelChoice, Setup, evaluate, run_case
 from towerkit.gate import gather, judge, load_rules
 from towerkit.packs.store import Store
@@ -90,6 +92,20 @@ def test_a_spent_budget_is_the_agents_failure(tmp_path):
     done = run_case(poor, SCENARIO.suite("golden")[0], eval_id="e")
     assert done.pack.manifest["error_class"] == "budget_exceeded"
     assert [s.value for s in done.scores if s.primary] == [0.0]
+
+
+def test_a_whole_budget_limits_the_runs_and_names_the_evaluation(tmp_path):
+    """Two calls a run: the third is refused; another budget is another evaluation."""
+    setup = msgspec.structs.replace(
+        setup_in(tmp_path), budget_usd=None, budget=Budget(run=Limits(calls=2))
+    )
+    case = setup.scenario.suite("golden")[0]
+    done = run_case(setup, case, eval_id="e")
+    assert done.pack.manifest["status"] == "stopped"
+    assert done.pack.manifest["budget"]["plan"] == {"run": {"calls": 2}}
+    other = msgspec.structs.replace(setup, budget=Budget(run=Limits(calls=3)))
+    ids = {setup_in(tmp_path).eval_id(), setup.eval_id(), other.eval_id()}
+    assert len(ids) == 3
 
 
 def test_notes_of_scores_are_redacted(tmp_path):

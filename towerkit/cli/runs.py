@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from towerkit.packs.summary import Summary
 
 
+DEFAULT_USD = 0.09  # of each run of a scenario
+
+
 class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     """What `towerkit run` found."""
 
@@ -97,8 +100,10 @@ def _percent(value: float | None) -> str:
 @seed_option
 @click.option("--faults", default="default", show_default=True, metavar="PLAN",
               help="Fault plan of the ticket's run: default, none or a TOML file.")  # fmt: skip
-@click.option("--budget-usd", type=float, default=0.09, show_default=True,
-              help="Budget of each run, US dollars.")  # fmt: skip
+@click.option("--budget-usd", type=float, metavar="USD",
+              help="Budget of each run, US dollars. Default: 0.09.")  # fmt: skip
+@click.option("--budget", type=click.Path(path_type=Path), metavar="FILE",
+              help="A whole budget in its place, TOML; see docs/budgets.md.")  # fmt: skip
 @click.option("--ticket", type=click.Path(path_type=Path), metavar="FILE",
               help="A ticket of your own, JSON.")  # fmt: skip
 @click.option("--trials", type=click.IntRange(1, 100), default=1, show_default=True,
@@ -110,11 +115,13 @@ def _percent(value: float | None) -> str:
 @click.option("--rules", metavar="NAME|FILE", help="Gate rules. Default: the scenario's own.")
 @store_option
 @json_option
-def run(  # noqa: PLR0917  one parameter an option
-    scenario: str, model: str, seed: int, faults: str, budget_usd: float, ticket: Path | None,
-    trials: int, release: str, jobs: int, rules: str | None, store: str | None, as_json: bool,
+def run(  # noqa: PLR0913, PLR0917  one parameter an option
+    scenario: str, model: str, seed: int, faults: str, budget_usd: float | None,
+    budget: Path | None, ticket: Path | None, trials: int, release: str, jobs: int,
+    rules: str | None, store: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Run a complete agent on one ticket and on its suites, and gate it."""
+    from towerkit.cost.plan import load_budget
     from towerkit.evals import ModelChoice, Setup, evaluate, run_case
     from towerkit.faults.plan import load_faults
     from towerkit.gate import load_rules
@@ -127,11 +134,16 @@ def run(  # noqa: PLR0917  one parameter an option
     chosen, plan = load_scenario(scenario), load_faults(faults)
     load_rules(rules or chosen.name)
     real = () if model == "simulated" else tuple(parse_model(m) for m in model.split(","))
+    if budget_usd is not None and budget is not None:
+        raise UsageError("expected --budget-usd or --budget, got both: put cost_usd into the file")
+    whole = None if budget is None else load_budget(budget)
+    if whole is None and budget_usd is None:
+        budget_usd = DEFAULT_USD
     target = open_store(store)
     clean_temporaries(target.root)
     setup = Setup(
         scenario=chosen, store=target, models=ModelChoice(real=real), release=release, seed=seed,
-        budget_usd=budget_usd,
+        budget_usd=budget_usd, budget=whole,
     )  # fmt: skip
     case = chosen.ticket(ticket)
     eval_id = setup.eval_id(trials=trials, ticket=case.task, faults=plan)

@@ -19,6 +19,7 @@ from towerkit.core.canonical import digest_of, sha256_hex
 from towerkit.core.env import Env, SystemEnv, VirtualEnv, derive_seed
 from towerkit.core.errors import StoreError
 from towerkit.core.types import Model
+from towerkit.cost.plan import Budget
 from towerkit.packs.store import Pack, Store
 from towerkit.packs.tables import SCORES
 from towerkit.packs.writer import Row
@@ -59,7 +60,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Setup(msgspec.Struct, frozen=True, kw_only=True):
-    """What every case of an evaluation shares."""
+    """What every case of an evaluation shares; `budget_usd` is short for a `budget` of cost."""
 
     scenario: Scenario
     store: Store
@@ -67,6 +68,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     release: str
     seed: int
     budget_usd: float | None = None
+    budget: Budget | None = None
     policy: Policy = Policy()
 
     def identity(self) -> dict[str, Any]:
@@ -79,6 +81,8 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     def eval_id(self, **more: Any) -> str:
         """Return the id of an evaluation with this set-up: equal set-ups share it."""
         names = [f"{m.provider}/{m.name}" for m in self.models.real] or ["simulated"]
+        if self.budget is not None:
+            more["budget"] = self.budget.described()
         parts = [self.scenario.name, self.release, self.seed, self.budget_usd, names,
                  self.policy.digest(), self.identity(), more]  # fmt: skip
         return digest_of(parts)[:16]
@@ -106,7 +110,7 @@ def run_case(
     models = scenario.models(seed=seed, env=env) if simulated else setup.models.real
     tower = Tower(
         store=setup.store.root, models=models, policy=setup.policy, budget_usd=setup.budget_usd,
-        service=scenario.name, release=setup.release, durable=not simulated,
+        budget=setup.budget, service=scenario.name, release=setup.release, durable=not simulated,
         redactor=_redactor(setup),
     )  # fmt: skip
     identity = {"case_id": case.case_id, "trial": trial, **setup.identity()}

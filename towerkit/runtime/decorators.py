@@ -92,8 +92,14 @@ def model(
     return decorate
 
 
-def agent(tower: Tower, name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def agent(
+    tower: Tower, name: str, *, tenant: str | Callable[..., str | None] | None
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Return the decorator of `Tower.agent`."""
+
+    def opened(given: _Given, code: Mapping[str, Any], args: Any, kwargs: Any) -> Run:
+        whose = tenant(*args, **kwargs) if callable(tenant) else tenant
+        return tower.run(name, task=plain(given.shown)[0], identity=code, tenant=whose)
 
     def decorate(fn: Callable[P, R]) -> Callable[P, R]:
         given_by = _binder(fn, decorator="agent")
@@ -103,7 +109,7 @@ def agent(tower: Tower, name: str) -> Callable[[Callable[P, R]], Callable[P, R]]
             @functools.wraps(fn)
             async def arun(*args: P.args, **kwargs: P.kwargs) -> Any:
                 given = given_by(args, kwargs)
-                with tower.run(name, task=plain(given.shown)[0], identity=code) as run:
+                with opened(given, code, args, kwargs) as run:
                     result = await cast("Coroutine[Any, Any, Any]", given.call())
                     finish(run, result)
                     return result
@@ -114,7 +120,7 @@ def agent(tower: Tower, name: str) -> Callable[[Callable[P, R]], Callable[P, R]]
         @functools.wraps(fn)
         def run_it(*args: P.args, **kwargs: P.kwargs) -> R:
             given = given_by(args, kwargs)
-            with tower.run(name, task=plain(given.shown)[0], identity=code) as run:
+            with opened(given, code, args, kwargs) as run:
                 result: R = given.call()
                 finish(run, result)
                 return result

@@ -233,13 +233,15 @@ class Tower:
             self, name=name, provider=provider, timeout_s=timeout_s, max_tokens=max_tokens
         )
 
-    def agent(self, name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    def agent(
+        self, name: str, *, tenant: str | Callable[..., str | None] | None = None
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """Decorate the function that is the agent: each call opens a run called `name`.
 
         The run's task is the call's arguments, its result what the function returns if JSON can
-        carry it.
+        carry it. `tenant` is on whose behalf it runs, or what says so of the call's arguments.
         """
-        return decorators.agent(self, name)
+        return decorators.agent(self, name, tenant=tenant)
 
     def span_processor(self) -> TowerSpanProcessor:
         """Return what takes spans of instrumented libraries into the open run: one a tower.
