@@ -4,7 +4,9 @@
 of interleaved rounds; a longer run and a shorter one give the slope and the constant. The recorded
 run's models and tools take no CPU of their own here, which is the worst case for the ratio.
 `many`: wall seconds of `replay --all` over a store of RUNS runs, in one process a processor.
-`long`: peak memory of replaying one run with ROWS readings on its tape. Prints one JSON line each.
+`long`: peak memory, in its own process, of replaying one run with ROWS readings on its tape, and
+one with CALLS turns of two calls. `--rows 1000000` makes and replays the million of the goal (five
+minutes). Prints one JSON line each.
 """
 
 from __future__ import annotations
@@ -18,11 +20,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from towerkit.core.types import Response, Usage
+from towerkit.packs.reader import open_pack
 from towerkit.packs.store import Store
+from towerkit.reliability.policy import Policy
 from towerkit.replay import replay
 from towerkit.replay.every import every
 from towerkit.runtime import models
@@ -109,16 +114,35 @@ def many(runs: int) -> dict[str, Any]:
             "seconds": round(took, 1)}  # fmt: skip
 
 
-def long_(rows: int) -> dict[str, Any]:
-    """Return peak memory of a replay in a process of its own."""
+def long_(what: str, task: dict[str, int]) -> dict[str, Any]:
+    """Return peak memory and seconds of a replay in a process of its own."""
+    policy = Policy(max_steps=1_000_000_000, deadline_s=86_400)
     with tempfile.TemporaryDirectory() as store:
-        with made(store).run("bench", task={"rows": rows}) as run:
-            noter(run, {"rows": rows})
-        folder = str(run.pack.folder)
+        tower = Tower(store=store, models=[models.function(answer)], durable=True, policy=policy)
+        with tower.run("bench", task=task) as run:
+            AGENTS[what](run, task)
+        pack = run.pack
         out = subprocess.run(
-            [sys.executable, __file__, "--of", folder], capture_output=True, text=True, check=True
-        )
-    return {"bench": "replay long", "rows": rows, "peak_mb": float(out.stdout)}
+            [sys.executable, __file__, "--of", str(pack.folder), "--agent", what],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    return {
+        "bench": f"replay long {what}", "tape_rows": pack.manifest["tables"]["inputs"]["rows"],
+        "spans": pack.manifest["tables"]["spans"]["rows"], **json.loads(out.stdout),
+    }  # fmt: skip
+
+
+def replayed(folder: str, what: str) -> dict[str, float]:
+    """Replay a pack; return the peak memory of this process and how long it took."""
+    start = time.perf_counter()
+    policy = Policy(max_steps=1_000_000_000, deadline_s=86_400)
+    report = replay(open_pack(Path(folder)), AGENTS[what], policy=policy)
+    assert report.equal, report.lines()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"peak_mb": round(peak, 1), "seconds": round(time.perf_counter() - start, 1)}
+
+
+AGENTS = {"readings": noter, "calls": agent}
 
 
 def main() -> None:
@@ -127,17 +151,25 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--calls", type=int, default=10_000)
+    parser.add_argument("--only", choices=("one", "many", "long"), help="one of the three")
     parser.add_argument("--of", help="replay this pack and print the peak memory")
+    parser.add_argument("--agent", choices=tuple(AGENTS), help="whose run that is")
     given = parser.parse_args()
     if given.of:
-        from towerkit.packs.reader import open_pack
-
-        assert replay(open_pack(Path(given.of)), noter).equal
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(json.dumps(replayed(given.of, given.agent)))
         return
-    print(json.dumps(one(given.rounds)), flush=True)
-    print(json.dumps(many(given.runs)), flush=True)
-    print(json.dumps(long_(given.rows)), flush=True)
+    benches: dict[str, list[Callable[[], dict[str, Any]]]] = {
+        "one": [lambda: one(given.rounds)],
+        "many": [lambda: many(given.runs)],
+        "long": [
+            lambda: long_("readings", {"rows": given.rows}),
+            lambda: long_("calls", {"turns": given.calls, "n": 1}),
+        ],
+    }
+    for name, bench in benches.items():
+        for figure in bench if given.only in {None, name} else ():
+            print(json.dumps(figure()), flush=True)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 class LakePack(Pack):
     """A run of a lake. `folder` says where, and is no folder of files."""
 
+    in_files = False
+
     def __init__(self, lake: Lake, row: dict[str, Any], manifest: dict[str, Any]) -> None:
         """Use `Lake.pack`; it checks the manifest."""
         super().__init__(Path(f"{lake.place.url}#{row['run_id']}"), manifest)
@@ -43,6 +45,10 @@ class LakePack(Pack):
         if name not in self._frames:
             self._read([name])
         return self._frames[name]
+
+    def held_rows(self, name: str) -> list[tuple[Any, ...]]:
+        """Return the rows of table `name`; see `Pack.held_rows`."""
+        return self.frame(name).rows()
 
     def _read(self, names: list[str]) -> None:
         """Read tables at once, and check them."""

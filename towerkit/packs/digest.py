@@ -46,6 +46,38 @@ def merkle_root(leaves: Iterable[bytes]) -> bytes:
     return level[0]
 
 
+class GrowingRoot:
+    """The Merkle root over leaves that come one after the other: of the tree of `merkle_root`.
+
+    Kept are the roots of whole subtrees, the larger ones first: one a doubling of the leaves.
+    """
+
+    def __init__(self) -> None:
+        """Start with no leaf."""
+        self.leaves = 0
+        self._whole: list[bytes] = []
+
+    def add(self, leaves: Iterable[bytes]) -> None:
+        """Take the next leaves."""
+        whole = self._whole
+        for node in leaves:
+            self.leaves += 1
+            above, number = node, self.leaves
+            while number % 2 == 0:
+                above = hashlib.sha256(b"\x01" + whole.pop() + above).digest()
+                number //= 2
+            whole.append(above)
+
+    def root(self) -> bytes:
+        """Return the root over the leaves so far."""
+        if not self._whole:
+            return hashlib.sha256(b"").digest()
+        node = self._whole[-1]
+        for left in reversed(self._whole[:-1]):
+            node = hashlib.sha256(b"\x01" + left + node).digest()
+        return node
+
+
 def table_root(rows: Iterable[Sequence[Any]]) -> str:
     """Return the root of a table whose rows end with their salt, in hexadecimal."""
     return merkle_root(leaf(row[-1], row[:-1]) for row in rows).hex()

@@ -183,6 +183,21 @@ def encode(table: Table, columns: Sequence[Values], *, pack: bool = True) -> tup
     return b"".join([*out, footer, _LENGTH(len(footer)), MAGIC]), before
 
 
+def framed(table: Table, columns: Sequence[tuple[int, int, bytes]], rows: int) -> bytes:
+    """Return a file of pages that were written before: of each column codec, size and pages.
+
+    The pages hold the same `rows` of every column; their size is what they become.
+    """
+    out, at, chunks, before = [MAGIC], len(MAGIC), [], 0
+    for c, (codec, size, pages) in zip(table.columns, columns, strict=True):
+        out.append(pages)
+        chunks.append(_chunk(c, *map(_int, (codec, rows, size, len(pages), at))))
+        at, before = at + len(pages), before + size
+    groups = [_group(chunks, _int(before), _int(rows), _int(at - len(MAGIC)))]
+    footer = _footer(table, _int(rows), groups)
+    return b"".join([*out, footer, _LENGTH(len(footer)), MAGIC])
+
+
 @lru_cache(maxsize=256)
 def _nulls(rows: int) -> tuple[bytes, int]:
     """Return the pages of a column of nothing but nulls, and their size."""

@@ -12,6 +12,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from towerkit.core.errors import PackError
 
@@ -36,21 +37,35 @@ def read_member(
     folder: Path, name: str, *, most: int = MAX_FILE_BYTES, size: int | None = None
 ) -> bytes:
     """Return the bytes of the regular file `name` in `folder`; `size` is what it must have."""
-    with opened_folder(folder) as at:
+    with open_member(folder, name, most=most, size=size) as file:
         try:
-            known = os.stat(name, dir_fd=at, follow_symlinks=False)
-            _refuse(folder / name, known, most=most, size=size)
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            descriptor = os.open(name, flags, dir_fd=at)
-            with os.fdopen(descriptor, "rb") as file:
-                # Again: it may have been exchanged between the look and the opening.
-                _refuse(folder / name, os.fstat(descriptor), most=most, size=size)
-                data = file.read(most + 1)
+            data = file.read(most + 1)
         except OSError as error:
             raise PackError(f"cannot read {shown(folder / name)}: {why(error)}") from None
     if len(data) > most:
         raise PackError(f"{shown(folder / name)}: larger than {most} bytes, refused")
     return data
+
+
+def open_member(
+    folder: Path, name: str, *, most: int = MAX_FILE_BYTES, size: int | None = None
+) -> BinaryIO:
+    """Open the regular file `name` in `folder`; `size` is what it must have."""
+    with opened_folder(folder) as at:
+        try:
+            known = os.stat(name, dir_fd=at, follow_symlinks=False)
+            _refuse(folder / name, known, most=most, size=size)
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            file = os.fdopen(os.open(name, flags, dir_fd=at), "rb")
+        except OSError as error:
+            raise PackError(f"cannot read {shown(folder / name)}: {why(error)}") from None
+    try:
+        # Again: it may have been exchanged between the look and the opening.
+        _refuse(folder / name, os.fstat(file.fileno()), most=most, size=size)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def _refuse(path: Path, found: os.stat_result, *, most: int, size: int | None) -> None:

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from towerkit.core.errors import PackError
+from towerkit.packs.blocks import Blocks
 from towerkit.packs.encode import MAGIC, NUMBER, footer_pattern
 from towerkit.packs.files import shown
 from towerkit.packs.tables import Table
@@ -43,6 +44,12 @@ _OUR_PAGE = re.compile(
     rb"\x15\x00\x15" + NUMBER + rb"\x15" + NUMBER + rb"\x2c\x15" + NUMBER
     + rb"\x15[\x00\x06]\x15[\x00-\x7f]\x15[\x00-\x7f](?:\x1c\x00)?\x00\x00"
 )  # fmt: skip
+
+
+_OUR_HEADER = 48  # bytes: no longer one is ours
+_HEADER = 64 * 1024  # no header of a page is longer, whoever wrote it
+
+Data = bytes | Blocks
 
 
 class _Page(NamedTuple):
@@ -77,36 +84,92 @@ def decoded_limit(file_bytes: int) -> int:
 
 def decode(data: bytes, table: Table, *, where: str) -> pl.DataFrame:
     """Return the frame in `data`, or raise `PackError`: whatever the bytes are, nothing else."""
+    check_bounds(data, table, where=shown(where))
+    return read(data, where=where)
+
+
+def read(data: bytes, *, where: str) -> pl.DataFrame:
+    """Return the frame in `data`, whose bounds were checked, or raise `PackError`."""
     import polars as pl  # noqa: PLC0415
 
-    where = shown(where)
-    check_bounds(data, table, where=where)
     try:
         return pl.read_parquet(data, parallel="auto" if len(data) > _SMALL else "none")
     # A hostile file may raise anything in the library, and a panic of it is no Exception.
     except (Exception, pl.exceptions.PanicException) as error:  # noqa: BLE001
-        raise PackError(f"{where}: not a readable Parquet file ({type(error).__name__})") from None
+        name = type(error).__name__
+        raise PackError(f"{shown(where)}: not a readable Parquet file ({name})") from None
 
 
-def check_bounds(data: bytes, table: Table, *, where: str) -> None:
+def check_bounds(data: Data, table: Table, *, where: str) -> None:
     """Raise `PackError` for a file of other columns, or one that may become too large."""
     _check_size(_footer(data, table, where), data, table, where)
 
 
-def _footer(data: bytes, table: Table, where: str) -> _Footer:
+class PageAt(NamedTuple):
+    """A page in a file. `size` is of its header and of what its bytes become."""
+
+    begins: int
+    ends: int
+    size: int
+    rows: int
+
+
+class Pages(NamedTuple):
+    """One column's pages, and the codec they are packed with."""
+
+    codec: int
+    pages: list[PageAt]
+
+
+def layout(data: Data, table: Table, *, where: str) -> list[Pages] | None:
+    """Return each column's pages; None where they are not as our writer makes them.
+
+    That has one group, and pages of the same rows in every column, so that some pages of each are a
+    table too. The bounds of `data` must have been checked.
+    """
+    ours = _ours(_tail(data, where), table)
+    if ours is None:
+        return None
+    _, *numbers, _, _, _ = ours
+    columns = []
+    for codec, _, _, packed, start in zip(*[iter(numbers)] * 5, strict=True):
+        at, pages = start, list[PageAt]()
+        while at < start + packed:
+            page, begins = _page(data, at, start + packed, where)
+            behind = begins + page.packed
+            pages.append(PageAt(at, behind, begins - at + page.size, page.values))
+            at = behind
+        columns.append(Pages(codec, pages))
+    rows = [[page.rows for page in column.pages] for column in columns]
+    return columns if rows.count(rows[0]) == len(rows) else None
+
+
+def _tail(data: Data, where: str) -> bytes:
+    """Return the footer's bytes."""
     size, end = int.from_bytes(data[-8:-4], "little"), len(data) - 8
     if data[:4] != MAGIC or data[-4:] != MAGIC or not 0 < size <= end - 4:
         raise PackError(f"{where}: not a Parquet file")
     if size > MAX_FOOTER_BYTES:
         raise PackError(f"{where}: a footer of more than {MAX_FOOTER_BYTES} bytes: refused")
-    ours = footer_pattern(table).fullmatch(data, end - size, end)
+    return data[end - size : end]
+
+
+def _ours(tail: bytes, table: Table) -> list[int] | None:
+    """Return the numbers of a footer of our writer; see `footer_pattern`."""
+    found = footer_pattern(table).fullmatch(tail)
+    return None if found is None else list(map(_number, found.groups()))
+
+
+def _footer(data: Data, table: Table, where: str) -> _Footer:
+    tail = _tail(data, where)
+    ours = _ours(tail, table)
     if ours is not None:  # nearly always, and it takes a tenth of what parsing does
         # One below zero is refused where the pages are counted.
-        rows, *columns, _, height, _ = map(_number, ours.groups())
+        rows, *columns, _, height, _ = ours
         chunks = map(_Chunk, columns[1::5], columns[3::5], columns[4::5])
         return _Footer(rows, [(height, list(chunks))])
     try:
-        footer, _ = read_struct(data, end - size, end)
+        footer, _ = read_struct(tail, 0, len(tail))
     except PackError as error:
         raise PackError(f"{where}: {error}") from None
     _check_shape(footer, table, where)
@@ -171,7 +234,7 @@ def _group(group: Any, table: Table, where: str) -> tuple[int, list[_Chunk]]:
     return height, out
 
 
-def _check_size(footer: _Footer, data: bytes, table: Table, where: str) -> None:
+def _check_size(footer: _Footer, data: Data, table: Table, where: str) -> None:
     limit, total, rows = decoded_limit(len(data)), 0, 0
     for height, chunks in footer.groups:
         rows += height
@@ -190,7 +253,7 @@ def _check_size(footer: _Footer, data: bytes, table: Table, where: str) -> None:
         raise PackError(f"{where}: its groups have {rows} rows, and its footer says otherwise")
 
 
-def _chunk_bytes(chunk: _Chunk, data: bytes, varies: bool, where: str) -> int:  # noqa: FBT001
+def _chunk_bytes(chunk: _Chunk, data: Data, varies: bool, where: str) -> int:  # noqa: FBT001
     """Return the most bytes that one column of one row group can become."""
     start, end = chunk.start, chunk.start + chunk.packed
     if not len(MAGIC) <= start <= end <= len(data):
@@ -209,15 +272,16 @@ def _chunk_bytes(chunk: _Chunk, data: bytes, varies: bool, where: str) -> int:  
     return total
 
 
-def _page(data: bytes, at: int, end: int, where: str) -> tuple[_Page, int]:
+def _page(data: Data, at: int, end: int, where: str) -> tuple[_Page, int]:
     """Return the page whose header stands at `at`, and where its bytes begin."""
-    ours = _OUR_PAGE.match(data, at, end)
+    ours = _OUR_PAGE.match(data[at : min(at + _OUR_HEADER, end)])
     if ours is not None:
         size, packed, values = map(_number, ours.group(1, 2, 3))
-        page, at = _Page(_DATA, size, packed, values, by_dictionary=False), ours.end()
+        page, at = _Page(_DATA, size, packed, values, by_dictionary=False), at + ours.end()
     else:
         try:
-            header, at = read_struct(data, at, end)
+            header, size = read_struct(data[at : min(at + _HEADER, end)], 0, min(_HEADER, end - at))
+            at += size
         except PackError as error:
             raise PackError(f"{where}: {error}") from None
         page = _said(header, where)

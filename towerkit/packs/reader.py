@@ -19,7 +19,8 @@ import msgspec
 from towerkit.core.canonical import canonical_json
 from towerkit.core.errors import PackError
 from towerkit.packs import signing
-from towerkit.packs.digest import leaf, merkle_root, pack_root
+from towerkit.packs.blocks import Blocks
+from towerkit.packs.digest import GrowingRoot, leaf, merkle_root, pack_root
 from towerkit.packs.files import MAX_FILE_BYTES, MAX_MANIFEST_BYTES, members, read_member, shown
 from towerkit.packs.parquet import decode
 from towerkit.packs.tables import FORMAT_VERSION, PACK_TABLES, Table
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from towerkit.packs.browse import Tree
+    from towerkit.packs.rows import Rows
 
 RUN_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _ROWS_AT_ONCE = 1024  # as Python objects, which take several times what the frame does
@@ -108,6 +110,8 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
 class Pack:
     """One run's evidence, read back. Frames are verified and validated when first asked for."""
 
+    in_files = True  # a lake's run is rows of larger tables
+
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
         """Use `Store.pack` or `open_pack`; they check the manifest."""
         self.folder, self.manifest = folder, manifest
@@ -138,6 +142,21 @@ class Pack:
             self._frames[name] = self._decoded(PACK_TABLES[name], self.file_bytes(name))
         return self._frames[name]
 
+    def rows(self, name: str) -> Rows:
+        """Return the rows of table `name`; of a large one few are in memory at once.
+
+        Raises `PackError` as `frame` does, of a large table when it is gone through.
+        """
+        from towerkit.packs.rows import rows_of  # noqa: PLC0415  only a replay reads so
+
+        return rows_of(self, name)
+
+    def held_rows(self, name: str) -> list[tuple[Any, ...]]:
+        """Return the rows of table `name`, verified, all of them."""
+        if name in self._frames:
+            return self._frames[name].rows()
+        return self._checked(PACK_TABLES[name], self.file_bytes(name))
+
     def file_bytes(self, name: str) -> bytes:
         """Return the bytes of a table's file, which are those the manifest names."""
         entry, member = self.manifest["tables"][name], f"{name}.parquet"
@@ -147,6 +166,11 @@ class Pack:
             raise PackError(f"{path}: its SHA-256 is not the manifest's: the file was changed")
         return data
 
+    def file_blocks(self, name: str) -> Blocks:
+        """Return a table's file, verified, without its bytes."""
+        entry = self.manifest["tables"][name]
+        return Blocks(self.folder, f"{name}.parquet", size=entry["bytes"], sha256=entry["sha256"])
+
     def _decoded(self, table: Table, data: bytes) -> pl.DataFrame:
         from towerkit.packs.validate import check  # noqa: PLC0415
 
@@ -155,27 +179,42 @@ class Pack:
         self.check_leaves(table.name, merkle_leaves(frame))
         return frame
 
+    def _checked(self, table: Table, data: bytes) -> list[tuple[Any, ...]]:
+        """Do the same for who wants the rows as Python objects: they are made once."""
+        from towerkit.packs.validate import check  # noqa: PLC0415
+
+        path = self.folder / f"{table.name}.parquet"
+        frame = decode(data, table, where=str(path))
+        rows = frame.rows()
+        check(frame, table, where=shown(path), rows=rows)
+        self.check_leaves(table.name, [leaf(row[-1], row[:-1]) for row in rows])
+        return rows
+
     def check_leaves(self, name: str, leaves: list[bytes]) -> None:
         """Raise `PackError` unless `leaves` are those of the rows of table `name`, in their order.
 
         Where rows were redacted, their recorded leaves are put in the place of those given.
         """
         entry, path = self.manifest["tables"][name], self.folder / f"{name}.parquet"
-        if len(leaves) != entry["rows"]:
-            raise PackError(f"{path}: {len(leaves)} rows, and the manifest says {entry['rows']}")
-        self._restore_leaves(leaves, entry.get("redacted", {}), path)
-        if merkle_root(leaves).hex() != entry["root"]:
-            raise PackError(f"{path}: the rows of {name} are not those of the manifest")
+        count, root = len(leaves), merkle_root(self.restored(name, leaves, 0)).hex()
+        _check_root(count, root, entry, path, name)
 
-    def _restore_leaves(
-        self, leaves: list[bytes], redacted: Mapping[str, Mapping[str, str]], path: Path
-    ) -> None:
-        """Put recorded leaves in the place of redacted rows', which must be as they were left."""
-        for text, known in redacted.items():
-            row = int(text)
-            if row >= len(leaves) or leaves[row].hex() != known["now"]:
-                raise PackError(f"{path}: row {row} is not as its redaction left it")
+    def check_grown(self, name: str, grown: GrowingRoot) -> None:
+        """Do the same where leaves came one after the other, redacted rows' as recorded."""
+        entry, path = self.manifest["tables"][name], self.folder / f"{name}.parquet"
+        _check_root(grown.leaves, grown.root().hex(), entry, path, name)
+
+    def restored(self, name: str, leaves: list[bytes], first: int) -> list[bytes]:
+        """Return leaves, of rows from `first` on, with those that redacted rows had before."""
+        entry, path = self.manifest["tables"][name], self.folder / f"{name}.parquet"
+        for text, known in entry.get("redacted", {}).items():
+            row = int(text) - first
+            if not 0 <= row < len(leaves):
+                continue
+            if leaves[row].hex() != known["now"]:
+                raise PackError(f"{path}: row {text} is not as its redaction left it")
             leaves[row] = bytes.fromhex(known["leaf"])
+        return leaves
 
     @property
     def spans(self) -> pl.DataFrame:
@@ -262,6 +301,13 @@ class Pack:
             signature, digest, trusted, domain=signing.REDACTION_DOMAIN, what="the redaction"
         )
         return _state(signature, checked=done)
+
+
+def _check_root(count: int, root: str, entry: Mapping[str, Any], path: Path, name: str) -> None:
+    if count != entry["rows"]:
+        raise PackError(f"{path}: {count} rows, and the manifest says {entry['rows']}")
+    if root != entry["root"]:
+        raise PackError(f"{path}: the rows of {name} are not those of the manifest")
 
 
 def _state(signature: object, *, checked: bool) -> SignatureState:

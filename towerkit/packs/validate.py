@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 MUST_HAVE_ROWS = frozenset({"spans", "inputs", "scores"})
+Values = Sequence[Any]
+
 FEW_ROWS = 256  # up to here plain Python is faster than starting a query
 
 
@@ -120,19 +122,21 @@ def fast_rule(table: Table) -> pl.Expr:
     return pl.all_horizontal(rules).all()
 
 
-def holds(frame: pl.DataFrame, table: Table) -> bool:
-    """Return whether `frame` is a valid, where needed non-empty, frame of `table`. Fast."""
+def holds(frame: pl.DataFrame, table: Table, rows: Sequence[Values] | None = None) -> bool:
+    """Return whether `frame` is a valid, where needed non-empty, frame of `table`. Fast.
+
+    `rows` are the frame's, where they were made already.
+    """
     if dict(frame.schema) != polars_schema(table) or frame.columns != list(table.names):
         return False
-    if frame.height <= FEW_ROWS:
-        rows = frame.rows()
+    if rows is not None or frame.height <= FEW_ROWS:
+        rows = frame.rows() if rows is None else rows
         return rows_hold(rows, list(zip(*rows, strict=True)), table)
     return bool(frame.select(fast_rule(table)).item())
 
 
 _PYTHON: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool, "bytes": bytes}
 _NONE = type(None)
-Values = Sequence[Any]
 
 
 def _fits(kind: type, wanted: type) -> bool:
@@ -214,9 +218,11 @@ def rows_hold(rows: Sequence[Values], columns: Sequence[Values], table: Table) -
     return True
 
 
-def check(frame: pl.DataFrame, table: Table, *, where: str) -> pl.DataFrame:
+def check(
+    frame: pl.DataFrame, table: Table, *, where: str, rows: Sequence[Values] | None = None
+) -> pl.DataFrame:
     """Return `frame`, or raise `PackError` with Pandera's report of what does not hold."""
-    if holds(frame, table):
+    if holds(frame, table, rows):
         return frame
     return check_with_pandera(frame, table, where=where)
 

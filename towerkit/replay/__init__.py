@@ -6,7 +6,7 @@ first span that differs, with both sides.
 
 from __future__ import annotations
 
+from towerkit.replay.compare import Divergence
 from towerkit.replay.replay import ReplayReport, replay, replay_scenario
-from towerkit.replay.tape import Divergence
 
 __all__ = ["Divergence", "ReplayReport", "replay", "replay_scenario"]

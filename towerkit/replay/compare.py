@@ -15,8 +15,6 @@ from typing import Any
 
 import msgspec
 
-from towerkit.replay.tape import Divergence
-
 # What a span asks, known when it starts, and what became of it, known when it ends.
 ASKED = (
     "name", "kind", "gen_ai_operation_name", "attempt", "gen_ai_request_model",
@@ -34,6 +32,29 @@ WHERE = ("span_id", "parent_span_id", "seq", "duration_ns")
 SPAN_COLUMNS = (*WHERE, *ASKED, *BECAME)
 COST_COLUMNS = ("span_id", "seq", *CHARGED)
 _ESTIMATES = {"input_tokens", "output_tokens", "cost_nanousd"}
+
+
+def charged(row: tuple[Any, ...], *, estimated: bool) -> tuple[Any, ...]:
+    """Return what is compared of a charge: an estimate is made of the text before redaction."""
+    if not estimated:
+        return row
+    return tuple(None if c in _ESTIMATES else v for c, v in zip(CHARGED, row, strict=True))
+
+
+class Divergence(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a replayed run first left its recording. A side is redacted text, or None.
+
+    `nearest` says which recorded request is most like the one that was made.
+    """
+
+    seq: int
+    span: str
+    field: str
+    recorded: str | None
+    replayed: str | None
+    reason: str
+    nearest: str | None = None
+
 
 Span = dict[str, Any]
 Bodies = Mapping[str, bytes]
@@ -58,8 +79,7 @@ class Side:
         self.children: dict[str | None, list[Span]] = {}
         self.charges: dict[str, list[tuple[Any, ...]]] = {}
         for cost in sorted(costs, key=itemgetter("seq")):
-            skip = _ESTIMATES if cost["estimated"] else ()  # made of the text before redaction
-            row = tuple(None if c in skip else cost[c] for c in CHARGED)
+            row = charged(tuple(cost[c] for c in CHARGED), estimated=cost["estimated"])
             self.charges.setdefault(cost["span_id"], []).append(row)
         for span in self.spans:
             self.children.setdefault(span["parent_span_id"], []).append(span)

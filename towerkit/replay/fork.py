@@ -189,7 +189,7 @@ def _tape(
 ) -> _ForkTape:
     clock = env if isinstance(env, VirtualEnv) else ReplayEnv(0)
     tape = _ForkTape(pack, clock, exceptions=exceptions)
-    calls = [call.span["seq"] for call in tape.recording.calls.values()]
+    calls = [call.span["seq"] for call in tape.recording.calls()]
     if at not in calls:
         raise UsageError(f"expected --fork-at the number of a call's span, one of {calls[:20]}")
     tape.at, tape.change, tape.world = at, change, Live(env, FaultPlan())

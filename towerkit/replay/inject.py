@@ -14,7 +14,6 @@ import msgspec
 
 from towerkit.core.errors import FaultInjected, UsageError
 from towerkit.packs.store import Pack
-from towerkit.packs.tables import SPANS
 from towerkit.privacy.safe_text import safe_text
 from towerkit.reliability.policy import Policy
 from towerkit.reliability.taxonomy import TAXONOMY, error_class
@@ -72,7 +71,7 @@ class Injected(msgspec.Struct, frozen=True, kw_only=True):
 class _FaultyTape(Tape):
     """A tape on which one call fails before it is answered."""
 
-    target: RecordedCall
+    target: int  # the number of the call
     error: str
     times: int
     assumed = False
@@ -88,7 +87,7 @@ class _FaultyTape(Tape):
         return await super().aattempt(what, call)
 
     def _fail(self, what: Attempt) -> None:
-        if self.claimed[what.span_seq] is self.target and self.times > 0:
+        if self.claimed[what.span_seq].number == self.target and self.times > 0:
             self.times -= 1
             raise FaultInjected(f"injected: {self.error}", error_class=self.error)
 
@@ -96,8 +95,9 @@ class _FaultyTape(Tape):
         """Have the next tier give the recorded answer, and remember that it is assumed."""
         if super().answers(row, what):
             return True
-        self.assumed = self.assumed or self.claimed[what.span_seq] is self.target
-        return self.claimed[what.span_seq] is self.target and row["kind"] == what.kind
+        aimed = self.claimed[what.span_seq].number == self.target
+        self.assumed = self.assumed or aimed
+        return aimed and row["kind"] == what.kind
 
 
 def inject(
@@ -137,20 +137,20 @@ def _injected(
     pack: Pack, agent: Callable[..., Any], name: str, times: int, seq: int, tower: Tower | None,
     policy: Policy | None, exceptions: Mapping[str, type[BaseException]],
 ) -> Injected:  # fmt: skip
-    act = Performance(pack, exceptions=exceptions, policy=policy, tower=tower, tape=_FaultyTape)
+    act = Performance(
+        pack, exceptions=exceptions, policy=policy, tower=tower, tape=_FaultyTape, lets_go=False
+    )
     tape = act.tape
     assert isinstance(tape, _FaultyTape)  # noqa: S101  made of it above
-    spans = (s for s in tape.recording.spans.values() if s["seq"] == seq)
-    ids = next(((s["span_id"], s["parent_span_id"]) for s in spans), ())
-    target = next((tape.recording.calls[i] for i in ids if i in tape.recording.calls), None)
+    target = tape.recording.call_at(seq)
     if target is None or not target.rows:
-        calls = [c.span["seq"] for c in tape.recording.calls.values() if c.rows][:20]
+        calls = [c.span["seq"] for c in tape.recording.calls() if c.rows][:20]
         raise UsageError(f"span {seq} is no call that was made; calls are {calls}")
-    tape.target, tape.error, tape.times = target, name, times
+    tape.target, tape.error, tape.times = target.number, name, times
     act.perform(Agent(agent))
     coped, why = _verdict(act, tape, target)
-    mine = next((s for s, c in tape.claimed.items() if c is target), None)
-    made = () if act.run is None else act.run.recorder.draft({}, salt_seed=b"").spans
+    mine = tape.claimed_as(target.number)
+    made = [] if act.run is None else act.record.sides()[0]
     told = _told(made, mine)
     return Injected(
         run_id=pack.run_id, span=target.span["seq"], name=target.span["name"], error_class=name,
@@ -171,16 +171,15 @@ def _verdict(act: Performance, tape: _FaultyTape, target: RecordedCall) -> tuple
         row = TAXONOMY.get(str(now))
         said = f" ({row.summary})" if row is not None else ""
         return False, f"the run ends with {now or 'no error'}{said}, recorded: {recorded or 'none'}"
-    if tape.times > 0 and target not in tape.claimed.values():
+    if tape.times > 0 and tape.claimed_as(target.number) is None:
         return None, "the replayed run never came to this call"
     if tape.left_over():
         return None, "the run ends well without the rest of what was recorded"
     return True, "the run ends as it was recorded"
 
 
-def _told(spans: Sequence[Any], seq: int | None) -> tuple[int, float, int]:
+def _told(rows: Sequence[Row], seq: int | None) -> tuple[int, float, int]:
     """Return attempts, seconds waited and tier of a replayed call."""
-    rows = [dict(zip(SPANS.names, row, strict=False)) for row in spans]
     call = next((r for r in rows if r["seq"] == seq), None)
     if call is None:
         return 0, 0.0, 0

@@ -3,6 +3,8 @@
 Rule: a call is found by kind, name, place in the span tree, request digest and occurrence (the
 order in which the recorded calls began), never by the order in which a replay happens to ask. Its
 attempts then belong to whoever claimed it, so that two equal calls side by side keep their own.
+
+Memory holds the numbers of spans and rows; they themselves come from the pack when asked for.
 """
 
 from __future__ import annotations
@@ -10,9 +12,10 @@ from __future__ import annotations
 import builtins
 import sys
 import threading
+from array import array
 from asyncio import CancelledError
-from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from operator import itemgetter
 from typing import Any
 
@@ -20,7 +23,12 @@ import msgspec
 
 from towerkit.core import errors
 from towerkit.core.errors import ControlError
-from towerkit.packs.store import Pack
+from towerkit.packs.bodies import Bodies
+from towerkit.packs.reader import Pack
+from towerkit.packs.tables import COSTS, INPUTS, SPANS, Table
+from towerkit.replay import compare
+from towerkit.replay.compare import CHARGED, COST_COLUMNS, charged
+from towerkit.telemetry.recorder import span_number
 
 Row = dict[str, Any]
 Key = tuple[str, str, str, str | None]
@@ -36,15 +44,29 @@ INPUT_COLUMNS = (
 )  # fmt: skip
 
 
+def of_columns(table: Table, columns: Iterable[str]) -> Any:
+    """Return what takes these columns out of a row of `table`."""
+    return itemgetter(*(table.names.index(c) for c in columns))
+
+
+_SPAN, _INPUT = of_columns(SPANS, SPAN_COLUMNS), of_columns(INPUTS, INPUT_COLUMNS)
+_TREE = of_columns(SPANS, ("span_id", "parent_span_id", "seq", "kind"))
+_TAPE = of_columns(
+    INPUTS,
+    ("span_id", "kind", "name", "parent_path", "request_digest", "start_offset_ns", "latency_ns"),
+)
+_COMPARED, _COST = of_columns(SPANS, compare.SPAN_COLUMNS), of_columns(COSTS, COST_COLUMNS)
+_CHARGE = of_columns(COSTS, ("span_id", "estimated", *CHARGED))
+
+
 class RecordedCall:
     """One logical call of the recorded run, and how much of it was served."""
 
-    __slots__ = ("next", "rows", "span")
+    __slots__ = ("next", "number", "rows", "span")
 
-    def __init__(self, span: Row) -> None:
-        """Start with no attempt; `rows` are filled in the order of the tape."""
-        self.span, self.next = span, 0
-        self.rows: list[Row] = []
+    def __init__(self, number: int, span: Row, rows: list[Row]) -> None:
+        """Start with nothing served of `rows`, in the order of the tape."""
+        self.number, self.span, self.rows, self.next = number, span, rows, 0
 
     def peek(self) -> Row | None:
         """Return the next attempt or refusal; None when the recorded call made no more."""
@@ -56,6 +78,50 @@ class RecordedCall:
         self.next += 1
         return row
 
+    @property
+    def left(self) -> int:
+        """How many attempts were not served, of a call that was begun."""
+        return len(self.rows) - self.next if self.next else 0
+
+
+class _Chains:
+    """Numbers by number, in the order in which they were added: four bytes each."""
+
+    def __init__(self, count: int) -> None:
+        none = array("i", [-1])
+        self._first, self._last, self._next = none * count, none * count, array("i")
+
+    def add(self, key: int) -> bool:
+        """Add the next number, from 0 on, to those of `key`; return whether it is the first."""
+        number, last = len(self._next), self._last[key]
+        self._next.append(-1)
+        if last < 0:
+            self._first[key] = number
+        else:
+            self._next[last] = number
+        self._last[key] = number
+        return last < 0
+
+    def skip(self) -> None:
+        """Let the next number belong to nothing."""
+        self._next.append(-1)
+
+    def of(self, key: int) -> Iterator[int]:
+        """Give the numbers of `key`."""
+        number = self._first[key]
+        while number >= 0:
+            yield number
+            number = self._next[number]
+
+
+class _Readings:
+    """The rows of readings of one kind, name and place, and how many were served."""
+
+    __slots__ = ("at", "rows")
+
+    def __init__(self) -> None:
+        self.rows, self.at = array("i"), 0
+
 
 class Recording:
     """The recorded calls and readings, to be claimed once each. Threads may claim at once."""
@@ -64,69 +130,196 @@ class Recording:
         """Read the pack; `exceptions` are the agent's own types, by name."""
         self.pack = pack
         self._types = {**_library_exceptions(), **exceptions}
-        frame = pack.frame("spans").select(SPAN_COLUMNS).sort("seq")
-        self.spans: dict[str, Row] = {row["span_id"]: row for row in frame.iter_rows(named=True)}
-        self.calls: dict[str, RecordedCall] = {}
-        self._open: dict[Key, deque[RecordedCall]] = defaultdict(deque)
-        self._readings: dict[tuple[str, str, str], deque[Row]] = defaultdict(deque)
-        self._owners: dict[int, RecordedCall] = {}
         self._lock = threading.Lock()
-        self.order: list[tuple[int, int]] = []
-        self._content = pack.bodies
-        self._json = {
-            digest for digest, media in pack.frame("content").select("digest", "media_type").rows()
-            if media == "application/json"
-        }  # fmt: skip
-        self._fill()
+        self.bodies = Bodies(pack)
+        self.spans, self._inputs, self._costs = map(pack.rows, ("spans", "inputs", "costs"))
+        # Of each span: the number of the call it is, or of the call that it is an attempt of.
+        self._owner = array("i")
+        self._calls = array("i")  # of each call: the place of its span
+        self._odd: dict[str, int] = {}  # places of spans whose ids do not follow from the first's
+        self.first_id = 0
+        self.numbered = True  # whether each span's number is its place
+        self.root: Row | None = None
+        self._read_spans()
+        # Of each row of the tape: when it ended, in nanoseconds since the run began.
+        self.ends = array("q")
+        self._rows = _Chains(len(self._calls))
+        self._readings: dict[tuple[str, str, str], _Readings] = {}
+        # The first call of each key that nobody has claimed, by the key's hash, and the next ones.
+        self._first: dict[int, int] = {}
+        self._same = array("i", [-1]) * len(self._calls)
+        self._claimed = bytearray(len(self._calls))
+        self._read_inputs()
+        self._charges = _Chains(len(self.spans))
+        self._read_costs()
 
-    def _fill(self) -> None:
-        paths, where = self._paths(), {}
-        for span in self.spans.values():
-            if span["kind"] == "call":
-                self.calls[span["span_id"]] = RecordedCall(span)
-                where[span["span_id"]] = paths.get(span["parent_span_id"], "")
-        frame = self.pack.frame("inputs").select(INPUT_COLUMNS).sort("seq")
-        for row in frame.iter_rows(named=True):
-            self.order.append((row["seq"], row["start_offset_ns"] + row["latency_ns"]))
-            owner = self._owner(row["span_id"])
-            if owner is None:
-                self._readings[row["kind"], row["name"], row["parent_path"]].append(row)
-            else:
-                owner.rows.append(row)
-                self._owners[row["seq"]] = owner
-        for span_id, call in self.calls.items():
-            if call.span["gen_ai_tool_name"] is None and call.span["gen_ai_request_model"] is None:
-                continue  # counted from another library's spans: nothing of ours asked for it
-            self._open[self._key(call, where[span_id])].append(call)
+    def _read_spans(self) -> None:
+        late: list[tuple[int, str]] = []
+        place = -1
+        for part in self.spans.parts():
+            for row in part:
+                place += 1
+                span_id, parent, seq, kind = _TREE(row)
+                if place == 0:
+                    self.first_id = int(span_id, 16)
+                if span_number(span_id, self.first_id) != place:
+                    self._odd[span_id] = place
+                self.numbered = self.numbered and seq == place
+                if kind == "call":
+                    self._owner.append(len(self._calls))
+                    self._calls.append(place)
+                    continue
+                above = None if parent is None else self.place_of(parent)
+                if parent is not None and (above is None or above > place):
+                    late.append((place, parent))
+                    above = None
+                self._owner.append(self._below(above))
+                if kind == "run" and self.root is None:
+                    self.root = self.span_at(row)
+        for at, parent in late:  # it began after what it is around, or is not there
+            self._owner[at] = self._below(self.place_of(parent))
 
-    def _paths(self) -> dict[str | None, str]:
-        """Return the names of the open steps inside each span."""
-        paths: dict[str | None, str] = {None: ""}
-        for span in self.spans.values():
-            above = paths.get(span["parent_span_id"], "")
-            inside = f"{above}/{span['name']}" if above else span["name"]
-            paths[span["span_id"]] = inside if span["kind"] == "step" else above
-        return paths
+    def _below(self, above: int | None) -> int:
+        """Return the call that a span below the one at a place is an attempt of; -1 for none."""
+        if above is None or above >= len(self._owner):
+            return -1
+        owner = self._owner[above]
+        return owner if owner >= 0 and self._calls[owner] == above else -1
 
-    def _owner(self, span_id: str | None) -> RecordedCall | None:
-        """Return the call of an attempt's row, or of a refusal's."""
-        if span_id is None:
-            return None
-        return self.calls.get(span_id) or self.calls.get(self.spans[span_id]["parent_span_id"])
+    def place_of(self, span_id: str) -> int | None:
+        """Return the place of a recorded span; None where there is none of this id."""
+        if self._odd:
+            place = self._odd.get(span_id)
+            if place is not None:
+                return place
+        number = span_number(span_id, self.first_id)
+        return number if number < len(self.spans) else None
 
-    @staticmethod
-    def _key(call: RecordedCall, path: str) -> Key:
+    def _read_inputs(self) -> None:
+        keys = array("q", [0]) * len(self._calls)
+        place = -1
+        for part in self._inputs.parts():
+            for row in part:
+                place += 1
+                span_id, kind, name, path, digest, start, latency = _TAPE(row)
+                self.ends.append(start + latency)
+                at = None if span_id is None else self.place_of(span_id)
+                owner = -1 if at is None else self._owner[at]
+                if owner >= 0:
+                    if self._rows.add(owner):
+                        keys[owner] = hash((kind, name, path, digest))
+                    continue
+                self._rows.skip()
+                known = self._readings.get((kind, name, path))
+                if known is None:
+                    known = self._readings.setdefault((kind, name, path), _Readings())
+                known.rows.append(place)
+        self.waiting = 0  # calls with rows that nobody has claimed
+        for number in reversed(range(len(self._calls))):
+            self._offer(number, keys[number])
+
+    def _offer(self, number: int, key: int) -> None:
+        """Let a call be claimed, before those that were offered."""
+        if next(self._rows.of(number), None) is None:
+            call = self.call(number)
+            span = call.span
+            if span["gen_ai_tool_name"] is None and span["gen_ai_request_model"] is None:
+                self._claimed[number] = 1  # counted from another library's: nothing of ours asks
+                return
+            key = hash(self._key(call))
+        else:
+            self.waiting += 1
+        self._same[number] = self._first.get(key, -1)
+        self._first[key] = number
+
+    def _read_costs(self) -> None:
+        for part in self._costs.parts():
+            for row in part:
+                place = self.place_of(_CHARGE(row)[0])
+                if place is None:
+                    self._charges.skip()
+                else:
+                    self._charges.add(place)
+
+    # -- rows ------------------------------------------------------------------------------------
+
+    def span_at(self, row: tuple[Any, ...]) -> Row:
+        """Return a row of the spans by name of column."""
+        return dict(zip(SPAN_COLUMNS, _SPAN(row), strict=True))
+
+    def span(self, span_id: str) -> Row:
+        """Return a recorded span."""
+        place = self.place_of(span_id)
+        assert place is not None  # noqa: S101  its id is of a row of the tape
+        return self.span_at(self.spans[place])
+
+    def _input(self, place: int) -> Row:
+        row = dict(zip(INPUT_COLUMNS, _INPUT(self._inputs[place]), strict=True))
+        row["seq"] = place  # what the order of the tape is told in
+        return row
+
+    def charges(self, place: int) -> list[tuple[Any, ...]]:
+        """Return what is compared of the charges of the span at a place."""
+        rows = (_CHARGE(self._costs[number]) for number in self._charges.of(place))
+        return [charged(row[2:], estimated=row[1]) for row in rows]
+
+    def compared(self, place: int) -> Row:
+        """Return what is compared of the span at a place."""
+        return dict(zip(compare.SPAN_COLUMNS, _COMPARED(self.spans[place]), strict=True))
+
+    def cost_rows(self, place: int) -> list[Row]:
+        """Return the charges of the span at a place."""
+        rows = (_COST(self._costs[number]) for number in self._charges.of(place))
+        return [dict(zip(COST_COLUMNS, row, strict=True)) for row in rows]
+
+    def call(self, number: int) -> RecordedCall:
+        """Return a call, the first is number 0, with nothing served of it."""
+        rows = [self._input(place) for place in self._rows.of(number)]
+        return RecordedCall(number, self.span_at(self.spans[self._calls[number]]), rows)
+
+    def calls(self) -> Iterator[RecordedCall]:
+        """Give all calls, in the order they began."""
+        return map(self.call, range(len(self._calls)))
+
+    def call_at(self, seq: int) -> RecordedCall | None:
+        """Return the call that span number `seq` is, or is an attempt of; None for any other."""
+        if not self.numbered:
+            found = (i for i in range(len(self.spans)) if self.span_at(self.spans[i])["seq"] == seq)
+            place = next(found, -1)
+        else:
+            place = seq if 0 <= seq < len(self.spans) else -1
+        number = self._owner[place] if place >= 0 else -1
+        return None if number < 0 else self.call(number)
+
+    def call_of(self, seq: int | None) -> RecordedCall | None:
+        """Return the call that a row of the tape belongs to; None for a reading's."""
+        span_id = None if seq is None else self._input(seq)["span_id"]
+        place = None if span_id is None else self.place_of(span_id)
+        number = -1 if place is None else self._owner[place]
+        return None if number < 0 else self.call(number)
+
+    def _path(self, span_id: str | None) -> str:
+        """Return the names of the open steps inside a span."""
+        names: list[str] = []
+        while span_id is not None:
+            place = self.place_of(span_id)
+            if place is None:
+                break
+            span = self.span_at(self.spans[place])
+            if span["kind"] == "step":
+                names.append(span["name"])
+            span_id = span["parent_span_id"]
+        return "/".join(reversed(names))
+
+    def _key(self, call: RecordedCall) -> Key:
         span = call.span
         tool = span["gen_ai_tool_name"]
         if call.rows:
             first = call.rows[0]
             return first["kind"], first["name"], first["parent_path"], first["request_digest"]
         name = span["gen_ai_request_model"] if tool is None else tool
+        path = self._path(span["parent_span_id"])
         return "model" if tool is None else "tool", name, path, span["request_digest"]
-
-    def call_of(self, seq: int | None) -> RecordedCall | None:
-        """Return the call that a row of the tape belongs to; None for a reading's."""
-        return None if seq is None else self._owners.get(seq)
 
     def began(self, call: RecordedCall) -> int:
         """Return when a recorded call began, in nanoseconds since the run did."""
@@ -136,30 +329,44 @@ class Recording:
 
     def claim(self, kind: str, name: str, path: str, digest: str | None) -> RecordedCall | None:
         """Return the first such call that nobody has claimed; None where there is none."""
+        key = kind, name, path, digest
         with self._lock:
-            waiting = self._open.get((kind, name, path, digest))
-            return waiting.popleft() if waiting else None
+            before, number = -1, self._first.get(hash(key), -1)
+            while number >= 0:
+                call, after = self.call(number), self._same[number]
+                if self._key(call) == key:
+                    break
+                before, number = number, after
+            else:
+                return None
+            if before >= 0:
+                self._same[before] = after
+            elif after >= 0:
+                self._first[hash(key)] = after
+            else:
+                del self._first[hash(key)]
+            self._claimed[number] = 1
+            self.waiting -= bool(call.rows)
+            return call
 
     def reading(self, kind: str, name: str, path: str) -> Row | None:
         """Return the next such reading; None where there is none."""
         with self._lock:
-            waiting = self._readings.get((kind, name, path))
-            return waiting.popleft() if waiting else None
+            known = self._readings.get((kind, name, path))
+            if known is None or known.at == len(known.rows):
+                return None
+            known.at += 1
+            return self._input(known.rows[known.at - 1])
 
     def unclaimed(self) -> list[Row]:
         """Return the spans of the calls that nobody has claimed, in the order they began."""
-        calls = (call.span for waiting in self._open.values() for call in waiting)
-        return sorted(calls, key=itemgetter("seq"))
+        numbers = (n for n, claimed in enumerate(self._claimed) if not claimed)
+        return [self.call(number).span for number in numbers]
 
-    def unasked(self) -> Iterator[RecordedCall | Row]:
-        """Yield what a replay has not asked for, whole calls first."""
-        for waiting in self._open.values():
-            yield from (call for call in waiting if call.rows)
-        for call in self.calls.values():
-            if 0 < call.next < len(call.rows):
-                yield from call.rows[call.next :]
-        for readings in self._readings.values():
-            yield from readings
+    def unasked(self, begun: Iterable[RecordedCall]) -> int:
+        """Return how many calls and readings nobody asked for; `begun` are those partly served."""
+        readings = sum(len(known.rows) - known.at for known in self._readings.values())
+        return self.waiting + sum(call.left for call in begun) + readings
 
     # -- content -----------------------------------------------------------------------------------
 
@@ -167,17 +374,8 @@ class Recording:
         """Return one piece of content, parsed; None where nothing was kept."""
         if digest is None:
             return None
-        body = self._content[digest]
-        return msgspec.json.decode(body) if digest in self._json else body.decode()
-
-    def known(self) -> Iterator[tuple[tuple[bool, bytes | str], str]]:
-        """Yield the recorded contents as a recorder remembers what it has seen, with digests."""
-        for digest, body in self._content.items():
-            if digest in self._json:
-                yield (False, body), digest
-                yield (True, body), digest
-            else:
-                yield (False, body.decode()), digest
+        body = self.bodies[digest]
+        return msgspec.json.decode(body) if self.bodies.is_json(digest) else body.decode()
 
     def error(self, span: Row) -> BaseException:
         """Rebuild an exception: the type by name, the text as recorded, no constructor run."""
@@ -203,6 +401,7 @@ def _of_http(name: str) -> type[BaseException] | None:
     return None
 
 
+@cache
 def _library_exceptions() -> dict[str, type[BaseException]]:
     known: dict[str, type[BaseException]] = {
         name: value

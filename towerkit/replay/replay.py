@@ -6,10 +6,11 @@ was when recorded is named beside the verdict.
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from operator import itemgetter
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -19,27 +20,25 @@ from towerkit.core.types import Message, Model, Request, Response
 from towerkit.cost.budget import TIMED
 from towerkit.cost.plan import read_budget
 from towerkit.packs.store import Pack
-from towerkit.packs.tables import COSTS, SPANS
 from towerkit.privacy.keys import local_redactor, simulated_redactor
 from towerkit.privacy.redact import REDACTOR_VERSION, Redactor
 from towerkit.privacy.safe_text import safe_text
 from towerkit.reliability.policy import Policy
 from towerkit.replay.agents import Agent
 from towerkit.replay.compare import (
-    COST_COLUMNS,
-    SPAN_COLUMNS,
+    Divergence,
     Side,
     first_difference,
     plain,
     twins,
 )
+from towerkit.replay.follow import FollowingRecorder
 from towerkit.replay.stage import Stage, offline, recorded_loops, without_keys
-from towerkit.replay.tape import Divergence, Tape
+from towerkit.replay.tape import Tape
 from towerkit.replay.turns import ReplayEnv
 from towerkit.runtime.run import Run
 from towerkit.runtime.tower import Tower
 from towerkit.scenarios import SCENARIOS, Scenario
-from towerkit.telemetry.recorder import Recorder
 
 
 class ReplayReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,9 +143,10 @@ class Performance:
 
     def __init__(
         self, pack: Pack, *, exceptions: Mapping[str, type[BaseException]], policy: Policy | None,
-        tower: Tower | None, tape: type[Tape] = Tape,
+        tower: Tower | None, tape: type[Tape] = Tape, lets_go: bool = True,
     ) -> None:  # fmt: skip
-        """Read the pack."""
+        """Read the pack. `lets_go` is a `FollowingRecorder`'s."""
+        self._lets_go = lets_go
         self.pack, self._manifest = pack, pack.manifest
         self.env = ReplayEnv(
             int(self._manifest["seed"], 16), start_ns=self._manifest["started_unix_ns"]
@@ -159,6 +159,7 @@ class Performance:
             **_budget(self._manifest),
         )  # fmt: skip
         self.run: Run | None = None
+        self.record: FollowingRecorder
 
     def of(self, agent: Callable[..., object], *, changed: tuple[str, ...] = ()) -> ReplayReport:
         """Have the agent perform, and compare."""
@@ -169,17 +170,8 @@ class Performance:
             first = {"seq": 0, "name": self._manifest["identity"]["scenario"]}
             why = stage.problem or "the agent opened no run of a tower"
             return self._report(plain("the run", first, "a run", why), changed, (0, 0))
-        draft = stage.run.recorder.draft({}, salt_seed=b"")
-        alone = len(self.tape.lanes) <= 1
-        spans = [dict(zip(SPANS.names, row, strict=False)) for row in draft.spans]
-        bodies = self.pack.bodies | stage.run.recorder.bodies()
-        twin = None if alone else self._twins(spans, bodies)
-        mine = Side(
-            spans, [dict(zip(COSTS.names, row, strict=False)) for row in draft.costs], bodies,
-            place=None if twin is None else lambda span: twin.get(span["seq"]),
-        )  # fmt: skip
-        divergence = self._divergence(mine, alone=alone)
-        return self._report(divergence, changed, (len(draft.spans), len(draft.inputs)))
+        made = self.record.next_seq
+        return self._report(self._divergence(made), changed, (made, self.record.inputs))
 
     def perform(self, agent: Agent) -> Stage:
         """Have the agent perform, offline and on the recorded clock."""
@@ -199,45 +191,34 @@ class Performance:
             tower, name, task=options["task"], env=self.env, identity=options["identity"],
             executor=self.tape, keep=False,
         )  # fmt: skip
-        if tower.redactor.kid != self._redactor.kid:
-            run.recorder = Recorder(run.run_id, self._redactor, start_mono_ns=0, ids=1)
-        # What the pack has is redacted: said again, it need not be looked through again.
-        run.recorder._known.update(self.tape.recording.known())  # noqa: SLF001  its own memory
+        same = tower.redactor.kid == self._redactor.kid
+        virtual = self._manifest["clock"] == "virtual"
+        run.recorder = self.record = FollowingRecorder(
+            run.run_id, tower.redactor if same else self._redactor, self.tape,
+            timed=lambda: virtual and self._alone, lets_go=self._lets_go,
+        )  # fmt: skip
         return run
 
-    def _twins(self, spans: list[dict[str, Any]], bodies: Mapping[str, bytes]) -> dict[int, int]:
-        """Return the number of the recorded call that each replayed one is, as far as one is."""
-        claimed = self.tape.claimed
-        left = _inside(self.tape.recording.unclaimed(), self.tape.recording.spans)
-        mine = _inside(
-            [s for s in spans if s["kind"] == "call" and s["seq"] not in claimed],
-            {s["span_id"]: s for s in spans},
-        )
-        found = twins(left, self.pack.bodies, mine, bodies)
-        return found | {seq: int(call.span["seq"]) for seq, call in claimed.items()}
+    @property
+    def _alone(self) -> bool:
+        return len(self.tape.lanes) <= 1
 
-    def _divergence(self, mine: Side, *, alone: bool) -> Divergence | None:
-        """Return the first difference, told by whoever knows most of it."""
-        recorded = Side(
-            self.pack.frame("spans").select(SPAN_COLUMNS).to_dicts(),
-            self.pack.frame("costs").select(COST_COLUMNS).to_dicts(), self.pack.bodies,
-            place=None if alone else itemgetter("seq"),
-        )  # fmt: skip
-        virtual = self._manifest["clock"] == "virtual"
-        found = first_difference(recorded, mine, timed=virtual and alone)
-        missed, disorder = self.tape.divergence, None if alone else self.tape.disorder
+    def _divergence(self, made: int) -> Divergence | None:
+        """Return the first difference, told by whoever knows most of it; `made` are spans."""
+        found = None if self.record.equal else self._first_difference()
+        missed, disorder = self.tape.divergence, None if self._alone else self.tape.disorder
         # What became of the run itself, span 0, is known last.
         if disorder is not None and (found is None or not 0 < found.seq <= disorder.seq):
             return disorder
         if found is None:
             if missed is not None:
                 return missed
-            if self.tape.left_over():
-                first = {"seq": len(mine.spans), "name": "end of run"}
-                left = f"{self.tape.left_over()} more inputs"
-                return plain("inputs", first, left, "nothing more")
+            left = self.tape.left_over()
+            if left:
+                first = {"seq": made, "name": "end of run"}
+                return plain("inputs", first, f"{left} more inputs", "nothing more")
             if isinstance(self.ended, ReplayDiverged):
-                first = {"seq": len(mine.spans), "name": "end of run"}
+                first = {"seq": made, "name": "end of run"}
                 return plain("the end", first, "the run", str(self.ended))
             return None
         if found.replayed in {"replay_diverged", "ReplayDiverged"}:
@@ -245,6 +226,41 @@ class Performance:
             reason = missed.reason if missed is not None else why or found.reason
             return msgspec.structs.replace(found, reason=reason)
         return found
+
+    def _first_difference(self) -> Divergence | None:
+        """Compare the trees: some span is not the recorded one with its number."""
+        recording, alone = self.tape.recording, self._alone
+        places = range(len(recording.spans))
+        bodies = ChainMap(self.record.bodies(), cast("dict[str, bytes]", recording.bodies))
+        spans, costs = self.record.sides()
+        twin = None if alone else self._twins(spans, bodies)
+        mine = Side(
+            spans, costs, bodies,
+            place=None if twin is None else lambda span: twin.get(span["seq"]),
+        )  # fmt: skip
+        recorded = Side(
+            [recording.compared(place) for place in places],
+            [row for place in places for row in recording.cost_rows(place)], recording.bodies,
+            place=None if alone else itemgetter("seq"),
+        )  # fmt: skip
+        virtual = self._manifest["clock"] == "virtual"
+        return first_difference(recorded, mine, timed=virtual and alone)
+
+    def _twins(self, spans: list[dict[str, Any]], bodies: Mapping[str, bytes]) -> dict[int, int]:
+        """Return the number of the recorded call that each replayed one is, as far as one is."""
+        recording = self.tape.recording
+        known = {seq: seq for seq in self.record.let_go()}
+        known |= {seq: int(call.span["seq"]) for seq, call in self.tape.claimed.items()}
+        inside = {s["span_id"]: s["name"] for s in spans}
+        mine = [
+            span | {"inside": inside[span["parent_span_id"]]} for span in spans
+            if span["kind"] == "call" and span["seq"] not in known
+        ]  # fmt: skip
+        left = [
+            span | {"inside": recording.span(span["parent_span_id"])["name"]}
+            for span in recording.unclaimed()
+        ]
+        return twins(left, recording.bodies, mine, bodies) | known
 
     def _changed(self, agent: Agent) -> list[str]:
         """Return what of the agent is not what it was when recorded."""
@@ -270,11 +286,6 @@ class Performance:
             spans_replayed=counts[0], inputs_replayed=counts[1], divergence=divergence,
             changed=changed,
         )  # fmt: skip
-
-
-def _inside(calls: list[dict[str, Any]], spans: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return calls with the name of the span that each is inside of."""
-    return [call | {"inside": spans[call["parent_span_id"]]["name"]} for call in calls]
 
 
 def recorded_models(identity: Mapping[str, Any]) -> list[Model]:

@@ -22,24 +22,10 @@ from towerkit.cost.budget import Shortage
 from towerkit.packs.store import Pack
 from towerkit.reliability.breaker import Breaker, Permit, Refusal, RetryBudget
 from towerkit.reliability.taxonomy import TAXONOMY
+from towerkit.replay.compare import Divergence
 from towerkit.replay.recording import RecordedCall, Recording, Row
 from towerkit.replay.turns import Turns
 from towerkit.runtime.executor import Attempt
-
-
-class Divergence(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a replayed run first left its recording. A side is redacted text, or None.
-
-    `nearest` says which recorded request is most like the one that was made.
-    """
-
-    seq: int
-    span: str
-    field: str
-    recorded: str | None
-    replayed: str | None
-    reason: str
-    nearest: str | None = None
 
 
 class Tape:
@@ -52,8 +38,8 @@ class Tape:
     ) -> None:
         """Read the pack's tape; `exceptions` are the agent's own types, by name."""
         self.recording = Recording(pack, exceptions=exceptions)
-        self.turns = Turns(env, self.recording.order)
-        root = next((s for s in self.recording.spans.values() if s["kind"] == "run"), None)
+        self.turns = Turns(env, self.recording.ends)
+        root = self.recording.root
         self.turns.cancelled_run = root is not None and root["status"] == "cancelled"
         self._env = env
         self.claimed: dict[int, RecordedCall] = {}
@@ -71,9 +57,18 @@ class Tape:
         self.turns.done(row["seq"])
         return self.recording.content(row["response_digest"])
 
+    def claimed_as(self, number: int) -> int | None:
+        """Return the span number of the replayed call that a recorded call answers, if one is."""
+        return next((seq for seq, c in self.claimed.items() if c.number == number), None)
+
+    def let_go(self, seq: int) -> None:
+        """Forget a replayed call that is over, and equal to the recorded one."""
+        if not self.claimed[seq].left:
+            del self.claimed[seq]
+
     def left_over(self) -> int:
         """Return how many recorded calls and readings the replayed run did not ask for."""
-        return sum(1 for _ in self.recording.unasked())
+        return self.recording.unasked(self.claimed.values())
 
     # -- the executor ------------------------------------------------------------------------------
 
@@ -178,7 +173,8 @@ class Tape:
         if isinstance(lane, int):
             row = call.peek()
             late = not self.turns.begin(began, None if row is None else row["seq"])
-            first = self.recording.call_of(self.turns.next_due) or call
+            if late:
+                first = self.recording.call_of(self.turns.next_due) or call
         else:
             latest, first = self._reached.get(lane, (0, call))
             ended = max((r["start_offset_ns"] + r["latency_ns"] for r in call.rows), default=began)
@@ -220,7 +216,7 @@ class Tape:
         """Return the row of something that happened to the recorded run at this attempt."""
         call = self.claimed[what.span_seq]
         last = call.rows[call.next - 1]
-        seq = self.recording.spans[last["span_id"]]["seq"] + more
+        seq = self.recording.span(last["span_id"])["seq"] + more
         row = self.recording.reading("random", f"{name} {seq}", what.path)
         if row is not None:
             self.turns.done(row["seq"])
@@ -230,7 +226,7 @@ class Tape:
         self._env.advance_to(row["start_offset_ns"] + row["latency_ns"])
         self.turns.done(row["seq"])
         failed = row["outcome"] != "ok"
-        error = self.recording.error(self.recording.spans[row["span_id"]]) if failed else None
+        error = self.recording.error(self.recording.span(row["span_id"])) if failed else None
         value = self.answer_of(row)
         if what.served is not None and (value is not None or what.on_the_wire):
             if error is not None and not what.stream:

@@ -12,8 +12,9 @@ import asyncio
 import heapq
 import selectors
 import threading
+from array import array
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from itertools import accumulate
 from typing import Any, TypeVar
 
@@ -67,13 +68,13 @@ class _Lost(msgspec.Struct, frozen=True):
 class Turns:
     """The order of the tape, and who waits for a turn. `main` is the agent's task, if any."""
 
-    def __init__(self, env: VirtualEnv, order: list[tuple[int, int]]) -> None:
-        """`order` are the numbers of the tape's rows, each with the time at which it ended."""
+    def __init__(self, env: VirtualEnv, ends: Iterable[int]) -> None:
+        """Take the times at which the rows of the tape ended, the first is number 0."""
         self.env = env
         self.main: asyncio.Task[Any] | None = None
         self.cancelled_run = self.diverged = False
-        self._order, self._at, self._served = [seq for seq, _ in order], 0, set[int]()
-        self._ends = list(accumulate((end for _, end in order), max))
+        self._at, self._served = 0, set[int]()
+        self._ends = array("q", accumulate(ends, max))
         self._parked: list[tuple[int, int, asyncio.Future[None]]] = []
         self._lost: list[_Lost] = []
         # Tasks whose recorded calls were cancelled while they waited, and when that was.
@@ -86,19 +87,19 @@ class Turns:
         """Say that a row was served."""
         with self._changed:
             self._served.add(seq)
-            while self._at < len(self._order) and self._order[self._at] in self._served:
-                self._served.discard(self._order[self._at])
+            while self._at in self._served:
+                self._served.discard(self._at)
                 self._at += 1
             self._changed.notify_all()
 
     def due(self, seq: int) -> bool:
         """Return whether everything that came before was served."""
-        return self._at >= len(self._order) or self._order[self._at] >= seq
+        return self._at >= min(seq, len(self._ends))
 
     @property
     def next_due(self) -> int | None:
         """The first row that was not served; None at the end of the tape."""
-        return self._order[self._at] if self._at < len(self._order) else None
+        return self._at if self._at < len(self._ends) else None
 
     def wait(self, seq: int) -> None:
         """Wait for a turn, where other threads may come first."""
@@ -119,16 +120,14 @@ class Turns:
         before = bisect_left(self._ends, at_ns)
         while (
             first is not None
-            and before < len(self._order)
-            and self._order[before] < first
+            and before < min(first, len(self._ends))
             and self._ends[before] <= at_ns
         ):
             before += 1
-        if before >= len(self._order):
+        if before >= len(self._ends):
             return True
-        first_after = self._order[before]
-        self.wait(first_after)
-        return self.due(first_after)
+        self.wait(before)
+        return self.due(before)
 
     async def await_turn(self, seq: int, end_ns: int) -> None:
         """Wait for a turn on the loop, which gives it when nothing else is to be done."""

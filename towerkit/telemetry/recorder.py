@@ -45,6 +45,20 @@ _FLAT = frozenset({str, int, float, bool, type(None)})
 # An odd stride visits every 64-bit number once, so the ids of a run never collide. W3C forbids
 # zero: all ones stand for it, which this stride reaches 10¹⁸ spans away.
 _STRIDE, _MASK = 0x9E3779B97F4A7C15, (1 << 64) - 1
+_BACK = pow(_STRIDE, -1, 1 << 64)
+
+
+def span_id_of(seq: int, first: int) -> str:
+    """Return the id of the span with number `seq` where number 0 has the id `first`."""
+    return f"{(first + seq * _STRIDE) & _MASK or _MASK:016x}"
+
+
+def span_number(span_id: str, first: int) -> int:
+    """Return the number a span has if its id is a recorder's, whose number 0 has the id `first`.
+
+    Of an id from elsewhere it is a number, too, and mostly one that no run gets to.
+    """
+    return (int(span_id, 16) - first) * _BACK & _MASK
 
 
 class OpenSpan(msgspec.Struct, array_like=True, gc=False):
@@ -112,6 +126,9 @@ class Recorder:
         self.next_seq = 0  # the number the next span will get
         self._spans: list[OpenSpan] = []
         self._costs: list[Charge] = []
+        # Where spans and charges are put: a replay lets go of what its pack has.
+        self._keep_span: Callable[[OpenSpan], None] = self._spans.append
+        self._keep_charge: Callable[[Charge], None] = self._costs.append
         self._inputs: list[tuple[Any, ...]] = []
         self._content: dict[str, tuple[str, bytes]] = {}
         self._known: dict[tuple[bool, bytes | str], str] = {}
@@ -149,12 +166,12 @@ class Recorder:
         seq = self._sequence()
         self.next_seq = seq + 1
         if span_id is None:
-            span_id = f"{(self._ids + seq * _STRIDE) & _MASK or _MASK:016x}"
+            span_id = span_id_of(seq, self._ids)
         above = parent.span_id if parent else None
         clean = self.redactor.name(name)
         fields = {} if fields is None else self._labelled(fields)
         span = OpenSpan(span_id, above, seq, clean, kind, operation, wall_ns, mono_ns, fields)
-        self._spans.append(span)
+        self._keep_span(span)
         self._add(Begun(span))
         return span
 
@@ -306,7 +323,7 @@ class Recorder:
         )  # fmt: skip
         if usage is not None and usage.details is not msgspec.UNSET:
             span.attributes.update((DETAIL + n, count) for n, count in usage.details.items())
-        self._costs.append(charge)
+        self._keep_charge(charge)
         self._add(("charge", charge))
 
     def tape(
@@ -348,6 +365,7 @@ class Recorder:
         for span in self._spans:
             span.ended = True
         self._spans, self._sequence, self.next_seq = [], itertools.count().__next__, 0
+        self._keep_span = self._spans.append
         self.journal, self._add = None, self._too_late
         self.flush = self.soon = _nothing
 
