@@ -1,8 +1,9 @@
 """What a replay costs beside the run it repeats, and how long a thousand take.
 
-`one`: CPU of replaying a run, over the CPU of recording it with a journal and a pack, as a median
-of interleaved rounds; a longer run and a shorter one give the slope and the constant. The recorded
-run's models and tools take no CPU of their own here, which is the worst case for the ratio.
+`one`: CPU of replaying a run, over the CPU of recording it with a journal and a pack, as the least
+of interleaved rounds; a longer run and a shorter one give the slope and the constant. Twice: with a
+model that takes no CPU at all, the worst case for the ratio, and with the openai adapter, which
+asks a local server in another process.
 `many`: wall seconds of `replay --all` over a store of RUNS runs, in one process a processor.
 `long`: peak memory, in its own process, of replaying one run with ROWS readings on its tape, and
 one with CALLS turns of two calls. `--rows 1000000` makes and replays the million of the goal (five
@@ -13,18 +14,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from towerkit.core.types import Response, Usage
+from openai import OpenAI
+
+from towerkit.core.types import Model, Response, Usage
+from towerkit.faults.server import FaultServer
 from towerkit.packs.reader import open_pack
 from towerkit.packs.store import Store
 from towerkit.reliability.policy import Policy
@@ -65,6 +70,28 @@ def made(store: str) -> Tower:
     return Tower(store=store, models=[models.function(answer)], durable=True)
 
 
+def served(pipe: Any) -> None:
+    """Serve answers in a process of its own until told to stop."""
+    with FaultServer() as server:
+        pipe.send(server.openai_base_url)
+        pipe.recv()
+
+
+@contextmanager
+def model_over_http() -> Iterator[Model]:
+    """Yield a model of the openai adapter, answered from another process."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=served, args=(there,))
+    process.start()
+    try:
+        client = OpenAI(base_url=here.recv(), api_key="none")
+        yield models.openai("gpt-4o-mini", client=client)
+    finally:
+        here.send("stop")
+        process.join()
+
+
 def recorded(tower: Tower, turns: int, n: int) -> Any:
     """Record a run; return its pack."""
     task = {"turns": turns, "n": n}
@@ -73,11 +100,11 @@ def recorded(tower: Tower, turns: int, n: int) -> Any:
     return run.pack
 
 
-def one(rounds: int) -> dict[str, Any]:
+def one(rounds: int, model: Model, of: str) -> dict[str, Any]:
     """Return CPU of both sides for a short and a long run."""
     cpu: dict[tuple[str, int], list[float]] = {}
     with tempfile.TemporaryDirectory() as store:
-        tower = made(store)
+        tower = Tower(store=store, models=[model], durable=True)
         for n in range(rounds + 1):
             for turns in (5, 50):
                 start = time.process_time()
@@ -89,10 +116,10 @@ def one(rounds: int) -> dict[str, Any]:
                 if n:  # the first round imports
                     cpu.setdefault(("record", turns), []).append(middle - start)
                     cpu.setdefault(("replay", turns), []).append(end - middle)
-    ms = {key: 1000 * statistics.median(values) for key, values in cpu.items()}
+    ms = {key: 1000 * min(values) for key, values in cpu.items()}
     slopes = {s: (ms[s, 50] - ms[s, 5]) / 45 for s in ("record", "replay")}
     return {
-        "bench": "replay one", "rounds": rounds,
+        "bench": "replay one", "model": of, "rounds": rounds,
         **{f"{side}_{turns}_turns_cpu_ms": round(v, 2) for (side, turns), v in ms.items()},
         "replay_constant_ms": round(ms["replay", 5] - 5 * slopes["replay"], 2),
         "ratio": round(slopes["replay"] / slopes["record"], 2),
@@ -159,8 +186,13 @@ def main() -> None:
     if given.of:
         print(json.dumps(replayed(given.of, given.agent)))
         return
+
+    def over_http() -> dict[str, Any]:
+        with model_over_http() as model:
+            return one(given.rounds, model, "openai over HTTP")
+
     benches: dict[str, list[Callable[[], dict[str, Any]]]] = {
-        "one": [lambda: one(given.rounds)],
+        "one": [lambda: one(given.rounds, models.function(answer), "a function"), over_http],
         "many": [lambda: many(given.runs)],
         "long": [
             lambda: long_("readings", {"rows": given.rows}),

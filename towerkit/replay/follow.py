@@ -42,7 +42,8 @@ class FollowingRecorder(Recorder):
         lets_go: bool = True,
     ) -> None:  # fmt: skip
         """Start an empty record; with `lets_go` false every span is kept."""
-        super().__init__(run_id, redactor, start_mono_ns=0, ids=1)
+        # With the ids of the recorded spans: most are then compared as they are.
+        super().__init__(run_id, redactor, start_mono_ns=0, ids=tape.recording.first_id)
         self._tape, self._timed = tape, timed
         self._recording: Recording = tape.recording
         # Numbers are compared, so a recording that has lost spans is of no use here.
@@ -100,25 +101,26 @@ class FollowingRecorder(Recorder):
         if place >= len(recording.spans):
             return False
         row = recording.spans[place]
-        mine = (
-            span.name, span.kind, span.operation, span.status, *[fields.get(c) for c in _FIELDS],
-        )  # fmt: skip
+        mine = (span.name, span.kind, span.operation, span.status, *map(fields.get, _FIELDS))
         if mine != _COMPARED(row):
             return False
         parent, duration = _WHERE(row)
-        if parent is None or span.parent_span_id is None:
-            if parent is not span.parent_span_id:
-                return False
-        elif recording.place_of(parent) != span_number(span.parent_span_id, self._ids):
+        if parent != span.parent_span_id and not self._same_place(parent, span.parent_span_id):
             return False
         if duration != span.duration_ns and self._timed():
             return False
         if span.kind == "call":
             call = self._tape.claimed.get(place)
-            if call is None or call.span["seq"] != place:
+            if call is None or recording.place_of_call(call) != place:
                 return False
         charges = [_said(charge) for charge in self._charged.get(span.span_id, ())]
         return charges == recording.charges(place)
+
+    def _same_place(self, recorded: str | None, replayed: str | None) -> bool:
+        """Return whether two spans of other ids have one number."""
+        if recorded is None or replayed is None:
+            return False
+        return self._recording.place_of(recorded) == span_number(replayed, self._ids)
 
     # -- when the run is over --------------------------------------------------------------------
 

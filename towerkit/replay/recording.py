@@ -50,6 +50,8 @@ def of_columns(table: Table, columns: Iterable[str]) -> Any:
 
 
 _SPAN, _INPUT = of_columns(SPANS, SPAN_COLUMNS), of_columns(INPUTS, INPUT_COLUMNS)
+_SEQ = SPANS.names.index("seq")
+_SPAN_ID, _START = SPANS.names.index("span_id"), SPANS.names.index("start_unix_ns")
 _TREE = of_columns(SPANS, ("span_id", "parent_span_id", "seq", "kind"))
 _TAPE = of_columns(
     INPUTS,
@@ -59,14 +61,30 @@ _COMPARED, _COST = of_columns(SPANS, compare.SPAN_COLUMNS), of_columns(COSTS, CO
 _CHARGE = of_columns(COSTS, ("span_id", "estimated", *CHARGED))
 
 
+def span_row(row: tuple[Any, ...]) -> Row:
+    """Return a row of the spans by name of column."""
+    return dict(zip(SPAN_COLUMNS, _SPAN(row), strict=True))
+
+
 class RecordedCall:
     """One logical call of the recorded run, and how much of it was served."""
 
-    __slots__ = ("next", "number", "rows", "span")
+    __slots__ = ("_row", "next", "number", "rows", "span_id")
 
-    def __init__(self, number: int, span: Row, rows: list[Row]) -> None:
-        """Start with nothing served of `rows`, in the order of the tape."""
-        self.number, self.span, self.rows, self.next = number, span, rows, 0
+    def __init__(self, number: int, row: tuple[Any, ...], rows: list[Row]) -> None:
+        """Start with nothing served of `rows`, in the order of the tape; `row` is of its span."""
+        self.number, self._row, self.rows, self.next = number, row, rows, 0
+        self.span_id: str = row[_SPAN_ID]
+
+    @property
+    def span(self) -> Row:
+        """The call's span."""
+        return span_row(self._row)
+
+    @property
+    def start_unix_ns(self) -> int:
+        """When it began."""
+        return int(self._row[_START])
 
     def peek(self) -> Row | None:
         """Return the next attempt or refusal; None when the recorded call made no more."""
@@ -106,6 +124,10 @@ class _Chains:
         """Let the next number belong to nothing."""
         self._next.append(-1)
 
+    def has(self, key: int) -> bool:
+        """Return whether any number is of `key`."""
+        return self._first[key] >= 0
+
     def of(self, key: int) -> Iterator[int]:
         """Give the numbers of `key`."""
         number = self._first[key]
@@ -131,6 +153,7 @@ class Recording:
         self.pack = pack
         self._types = {**_library_exceptions(), **exceptions}
         self._lock = threading.Lock()
+        self._began: int = pack.manifest["started_unix_ns"]
         self.bodies = Bodies(pack)
         self.spans, self._inputs, self._costs = map(pack.rows, ("spans", "inputs", "costs"))
         # Of each span: the number of the call it is, or of the call that it is an attempt of.
@@ -175,7 +198,7 @@ class Recording:
                     above = None
                 self._owner.append(self._below(above))
                 if kind == "run" and self.root is None:
-                    self.root = self.span_at(row)
+                    self.root = span_row(row)
         for at, parent in late:  # it began after what it is around, or is not there
             self._owner[at] = self._below(self.place_of(parent))
 
@@ -220,7 +243,7 @@ class Recording:
 
     def _offer(self, number: int, key: int) -> None:
         """Let a call be claimed, before those that were offered."""
-        if next(self._rows.of(number), None) is None:
+        if not self._rows.has(number):
             call = self.call(number)
             span = call.span
             if span["gen_ai_tool_name"] is None and span["gen_ai_request_model"] is None:
@@ -243,15 +266,11 @@ class Recording:
 
     # -- rows ------------------------------------------------------------------------------------
 
-    def span_at(self, row: tuple[Any, ...]) -> Row:
-        """Return a row of the spans by name of column."""
-        return dict(zip(SPAN_COLUMNS, _SPAN(row), strict=True))
-
     def span(self, span_id: str) -> Row:
         """Return a recorded span."""
         place = self.place_of(span_id)
         assert place is not None  # noqa: S101  its id is of a row of the tape
-        return self.span_at(self.spans[place])
+        return span_row(self.spans[place])
 
     def _input(self, place: int) -> Row:
         row = dict(zip(INPUT_COLUMNS, _INPUT(self._inputs[place]), strict=True))
@@ -260,6 +279,8 @@ class Recording:
 
     def charges(self, place: int) -> list[tuple[Any, ...]]:
         """Return what is compared of the charges of the span at a place."""
+        if not self._charges.has(place):
+            return []
         rows = (_CHARGE(self._costs[number]) for number in self._charges.of(place))
         return [charged(row[2:], estimated=row[1]) for row in rows]
 
@@ -275,7 +296,11 @@ class Recording:
     def call(self, number: int) -> RecordedCall:
         """Return a call, the first is number 0, with nothing served of it."""
         rows = [self._input(place) for place in self._rows.of(number)]
-        return RecordedCall(number, self.span_at(self.spans[self._calls[number]]), rows)
+        return RecordedCall(number, self.spans[self._calls[number]], rows)
+
+    def place_of_call(self, call: RecordedCall) -> int:
+        """Return the place of a call's span."""
+        return self._calls[call.number]
 
     def calls(self) -> Iterator[RecordedCall]:
         """Give all calls, in the order they began."""
@@ -284,7 +309,7 @@ class Recording:
     def call_at(self, seq: int) -> RecordedCall | None:
         """Return the call that span number `seq` is, or is an attempt of; None for any other."""
         if not self.numbered:
-            found = (i for i in range(len(self.spans)) if self.span_at(self.spans[i])["seq"] == seq)
+            found = (i for i in range(len(self.spans)) if self.spans[i][_SEQ] == seq)
             place = next(found, -1)
         else:
             place = seq if 0 <= seq < len(self.spans) else -1
@@ -305,25 +330,25 @@ class Recording:
             place = self.place_of(span_id)
             if place is None:
                 break
-            span = self.span_at(self.spans[place])
+            span = span_row(self.spans[place])
             if span["kind"] == "step":
                 names.append(span["name"])
             span_id = span["parent_span_id"]
         return "/".join(reversed(names))
 
     def _key(self, call: RecordedCall) -> Key:
-        span = call.span
-        tool = span["gen_ai_tool_name"]
         if call.rows:
             first = call.rows[0]
             return first["kind"], first["name"], first["parent_path"], first["request_digest"]
+        span = call.span
+        tool = span["gen_ai_tool_name"]
         name = span["gen_ai_request_model"] if tool is None else tool
         path = self._path(span["parent_span_id"])
         return "model" if tool is None else "tool", name, path, span["request_digest"]
 
     def began(self, call: RecordedCall) -> int:
         """Return when a recorded call began, in nanoseconds since the run did."""
-        return int(call.span["start_unix_ns"] - self.pack.manifest["started_unix_ns"])
+        return call.start_unix_ns - self._began
 
     # -- claiming ----------------------------------------------------------------------------------
 

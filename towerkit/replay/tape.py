@@ -100,7 +100,7 @@ class Tape:
         row = call.peek()
         if row is None:
             raise self._no_more(call, what)
-        if row["span_id"] != call.span["span_id"]:
+        if row["span_id"] != call.span_id:
             return None
         if row["outcome"] == "budget_exceeded":
             return self._shortage(call)
@@ -115,7 +115,7 @@ class Tape:
         row = call.peek()
         if row is None or row["outcome"] != "budget_exceeded":
             return None
-        return self._shortage(call) if row["span_id"] == call.span["span_id"] else None
+        return self._shortage(call) if row["span_id"] == call.span_id else None
 
     def _shortage(self, call: RecordedCall) -> Shortage:
         row = call.take()
@@ -172,6 +172,8 @@ class Tape:
         first = call
         if isinstance(lane, int):
             row = call.peek()
+            if row is not None and self.turns.due(row["seq"]):
+                return
             late = not self.turns.begin(began, None if row is None else row["seq"])
             if late:
                 first = self.recording.call_of(self.turns.next_due) or call
@@ -179,9 +181,8 @@ class Tape:
             latest, first = self._reached.get(lane, (0, call))
             ended = max((r["start_offset_ns"] + r["latency_ns"] for r in call.rows), default=began)
             late = ended <= latest and first is not call
-        known = self._reached.get(lane)
-        if known is None or began >= known[0]:
-            self._reached[lane] = began, call
+            if began >= latest:
+                self._reached[lane] = began, call
         if late and self.disorder is None and self.divergence is None:
             at = call.span
             self.disorder = Divergence(

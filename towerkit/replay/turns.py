@@ -81,7 +81,7 @@ class Turns:
         self.doomed: dict[asyncio.Task[Any] | None, int] = {}
         self._changed = threading.Condition()
         self._threads = threading.active_count()
-        self._patient = True
+        self._patient, self._waiting = True, 0
 
     def done(self, seq: int) -> None:
         """Say that a row was served."""
@@ -90,7 +90,8 @@ class Turns:
             while self._at in self._served:
                 self._served.discard(self._at)
                 self._at += 1
-            self._changed.notify_all()
+            if self._waiting:
+                self._changed.notify_all()
 
     def due(self, seq: int) -> bool:
         """Return whether everything that came before was served."""
@@ -103,12 +104,14 @@ class Turns:
 
     def wait(self, seq: int) -> None:
         """Wait for a turn, where other threads may come first."""
-        alone = threading.active_count() <= self._threads
+        alone = self.due(seq) or threading.active_count() <= self._threads
         if alone or asyncio._get_running_loop() is not None:  # noqa: SLF001  a loop must not block
             return
         with self._changed:
+            self._waiting += 1
             if self._patient and not self._changed.wait_for(lambda: self.due(seq), PATIENCE_S):
                 self._patient = False  # the agent does something else now: the comparison will say
+            self._waiting -= 1
 
     def begin(self, at_ns: int, first: int | None) -> bool:
         """Wait until what ended before this time was served; return whether it was.

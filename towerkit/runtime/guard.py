@@ -313,7 +313,10 @@ class Guard:
         if budget is None:
             if short is None:
                 try:
-                    return run.ledger.reserve(self._call.worst_case(self._state)), what
+                    # Without a limit nothing is set aside, so nobody need know how much.
+                    limited = run.ledger.limit is not None
+                    most = self._call.worst_case(self._state) if limited else 0
+                    return run.ledger.reserve(most), what
                 except BudgetExceeded as error:
                     short = shortage_of(error)
             self._short(what, short)
