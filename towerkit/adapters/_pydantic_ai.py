@@ -27,9 +27,12 @@ from pydantic_ai.tools import RunContext
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 
 from towerkit.adapters._pydantic_ai_stream import GuardedStream, PiecesCall
+from towerkit.adapters._pydantic_ai_tape import recorded_response
 from towerkit.core.types import Model as Tier
 from towerkit.core.types import Request, Response, ToolCall, Usage
 from towerkit.reliability.classify import Failure
+from towerkit.reliability.policy import CallState
+from towerkit.runtime.executor import Attempt
 from towerkit.runtime.native import count_at, plain
 from towerkit.runtime.native_calls import (
     FunctionCall,
@@ -100,7 +103,7 @@ class TowerModel(WrapperModel):
         with open_run(self.tower, asked.tier.name, asked.shown) as (run, done):
             call = PiecesCall(
                 run, opened, asked.tier, asked.request, asked.digest(run), read=read_response,
-                judge=_judge_request,
+                judge=_judge_request, parameters=model_request_parameters,
             )  # fmt: skip
             pieces = adrive_stream(call.steps(), run.executor, run.env)
             try:
@@ -113,7 +116,7 @@ class TowerModel(WrapperModel):
             else:
                 await pieces.aclose()
                 await call.leave(None)
-                done(call.opened.get())
+                done(None if call.opened is None else call.opened.get())
 
 
 class _Asked:
@@ -128,6 +131,8 @@ class _Asked:
         self.shown, _ = plain(
             {"messages": messages, "settings": settings, "parameters": parameters}
         )
+        for message in self.shown["messages"]:
+            _forget_when(message)
         limit = count_at({**(model.settings or {}), **settings}, "max_tokens")
         self.request = Request(
             messages=tuple(self.shown["messages"]),
@@ -140,8 +145,37 @@ class _Asked:
         return request_digest(run, self.tier.name, self.shown)
 
 
+# When and in which run pydantic-ai made a message, and what it counted: no model is told, and a
+# replay has others.
+_OF_THE_RUN = ("timestamp", "run_id", "conversation_id", "usage")
+
+
+def _forget_when(message: Any) -> None:
+    if isinstance(message, dict):  # else it has no plain form
+        for part in (message, *message.get("parts", ())):
+            for name in _OF_THE_RUN:
+                part.pop(name, None)
+
+
 class _RequestCall(NativeModelCall):
     """One request that is answered in whole."""
+
+    _taped: tuple[ModelResponse | None, Any] = None, None
+
+    def what(self, state: CallState, path: str, seq: int, timeout_s: float) -> Attempt:
+        """Return the attempt; a tape's answer becomes a `ModelResponse` again."""
+        what = super().what(state, path, seq, timeout_s)
+        return msgspec.structs.replace(what, served=self._served)
+
+    def _served(self, value: Any, _sizes: list[int], _error: BaseException | None) -> ModelResponse:
+        answer = recorded_response(value)
+        self._taped = answer, value
+        return answer
+
+    def tape_value(self, value: Any) -> Any:
+        """Return what the tape keeps of an answer: of one from a tape, what that has."""
+        answer, taped = self._taped
+        return taped if answer is value else super().tape_value(value)
 
     def judge(self, error: BaseException, now_unix_s: float) -> Failure:
         """Return which row of the taxonomy the error is."""

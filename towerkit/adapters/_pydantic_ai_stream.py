@@ -14,16 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from pydantic_ai.messages import ModelResponse, ModelResponseStreamEvent
-from pydantic_ai.models import StreamedResponse
+from pydantic_ai.models import ModelRequestParameters, StreamedResponse
 from pydantic_ai.usage import RequestUsage
 
+from towerkit.adapters._pydantic_ai_tape import RecordedStream, recorded_response
+from towerkit.core.errors import ReplayDiverged
 from towerkit.core.types import Model as Tier
 from towerkit.core.types import Request, Response
 from towerkit.reliability.classify import Failure
 from towerkit.reliability.policy import CallState
 from towerkit.reliability.probe import get, is_a, mro_names
-from towerkit.runtime.calls import StreamCall, kept_pieces
+from towerkit.runtime.calls import StreamCall, cut, kept_pieces
+from towerkit.runtime.executor import Attempt
 from towerkit.runtime.guard import Guard
+from towerkit.runtime.native import plain
 from towerkit.runtime.steps import Steps
 
 if TYPE_CHECKING:
@@ -51,14 +55,15 @@ class Piece(str):
 class PiecesCall(StreamCall):
     """A streamed request: the guard sees pieces of text, the agent their events."""
 
-    opened: StreamedResponse
+    opened: StreamedResponse | None = None
 
     def __init__(
         self, run: Run, opening: Callable[[], AbstractAsyncContextManager[StreamedResponse]],
         model: Tier, request: Request, digest: str, *, read: Callable[[ModelResponse], Response],
-        judge: Callable[[BaseException, Failure], Failure],
+        judge: Callable[[BaseException, Failure], Failure], parameters: ModelRequestParameters,
     ) -> None:  # fmt: skip
         super().__init__(run, request, digest, models=(model,))
+        self._parameters = parameters
         self._opening, self._read, self._judge = opening, read, judge
         self._context: AbstractAsyncContextManager[StreamedResponse] | None = None
 
@@ -69,13 +74,29 @@ class PiecesCall(StreamCall):
         guard = Guard(self._run, self, state, self._digest)
         return guard.steps(name=f"chat {model.name}", operation="chat")
 
+    def what(self, state: CallState, path: str, seq: int, timeout_s: float) -> Attempt:
+        """Return the attempt; a tape's answer is streamed again."""
+        what = super().what(state, path, seq, timeout_s)
+        return msgspec.structs.replace(what, served=self._served)
+
+    def _served(self, value: Any, sizes: list[int], error: BaseException | None) -> Any:
+        if value["native"] is None:
+            raise error or ReplayDiverged("the tape has no answer to this request")
+        # Events without text count as pieces of none: only the others are cut anew.
+        pieces = cut([p for p in value["pieces"] if p], [size for size in sizes if size])
+        whole = recorded_response(value)
+        opened = self.opened = RecordedStream(whole, pieces, error, self._parameters)
+        opened.native = value["native"]
+        return _Items(self, aiter(opened))
+
     async def arun(self, state: CallState, timeout_s: float) -> Any:  # noqa: ARG002  one shape
         """Open the wrapped stream."""
         await self.leave(None)  # a stream that ended before its end, when this is another try
+        self.opened = None
         context = self._opening()
-        self.opened = await context.__aenter__()
+        opened = self.opened = await context.__aenter__()
         self._context = context
-        return _Items(self, aiter(self.opened))
+        return _Items(self, aiter(opened))
 
     def judge(self, error: BaseException, now_unix_s: float) -> Failure:
         """Return which row of the taxonomy the error is."""
@@ -83,6 +104,7 @@ class PiecesCall(StreamCall):
 
     def answer(self) -> Response | None:
         """Return the whole answer; None when the stream ended before it did."""
+        assert self.opened is not None  # noqa: S101  it is being read
         whole = self.opened.get()
         told = "finish_reason" in (whole.provider_details or {}) or whole.finish_reason in _TOLD
         ended = told or whole.state != "complete" or not _SAY_WHY & set(mro_names(self.opened))
@@ -101,7 +123,11 @@ class PiecesCall(StreamCall):
         """Return the pieces and the answer, as the tape keeps them."""
         answer = None if value is None else msgspec.to_builtins(value)
         pieces = kept_pieces([str(piece) for piece in self.pieces], self._run.recorder.redactor)
-        return {"pieces": pieces, "response": answer}
+        if isinstance(self.opened, RecordedStream):
+            native = self.opened.native
+        else:
+            native = None if self.opened is None else plain(self.opened.get())[0]
+        return {"pieces": pieces, "response": answer, "native": native}
 
 
 class _Items:
@@ -152,6 +178,12 @@ class GuardedStream(StreamedResponse):
         self._event_iterator = None
         self._request_deadline = None
 
+    @property
+    def _opened(self) -> StreamedResponse:
+        opened = self._call.opened
+        assert opened is not None  # noqa: S101  its first event is here
+        return opened
+
     def __aiter__(self) -> AsyncIterator[ModelResponseStreamEvent]:
         """Return the events; asking again goes on where they are."""
         if self._event_iterator is None:
@@ -169,52 +201,52 @@ class GuardedStream(StreamedResponse):
 
     def get(self) -> ModelResponse:
         """Return what has come so far."""
-        return self._call.opened.get()
+        return self._opened.get()
 
     async def cancel(self) -> None:
         """Cancel the wrapped stream."""
-        await self._call.opened.cancel()
+        await self._opened.cancel()
 
     async def close_stream(self) -> None:
         """Close the wrapped stream's transport."""
-        await self._call.opened.close_stream()
+        await self._opened.close_stream()
 
     def get_stream_cancel_errors(self) -> tuple[type[BaseException], ...]:
         """Return what the wrapped stream raises when it is cancelled."""
-        return self._call.opened.get_stream_cancel_errors()
+        return self._opened.get_stream_cancel_errors()
 
     @property
     def usage(self) -> RequestUsage:
         """Usage so far."""
-        return self._call.opened.usage
+        return self._opened.usage
 
     @property
     def model_name(self) -> str:
         """Name of the model that answers."""
-        return self._call.opened.model_name
+        return self._opened.model_name
 
     @property
     def provider_name(self) -> str | None:
         """Name of its provider."""
-        return self._call.opened.provider_name
+        return self._opened.provider_name
 
     @property
     def provider_url(self) -> str | None:
         """Where the provider is."""
-        return self._call.opened.provider_url
+        return self._opened.provider_url
 
     @property
     def timestamp(self) -> datetime:
         """When the answer began."""
-        return self._call.opened.timestamp
+        return self._opened.timestamp
 
 
 def _of_the_wrapped(name: str) -> property:
     def read(stream: GuardedStream) -> Any:
-        return getattr(stream._call.opened, name)  # noqa: SLF001  a property of that class
+        return getattr(stream._opened, name)  # noqa: SLF001  a property of that class
 
     def write(stream: GuardedStream, value: Any) -> None:
-        setattr(stream._call.opened, name, value)  # noqa: SLF001  likewise
+        setattr(stream._opened, name, value)  # noqa: SLF001  likewise
 
     return property(read, write)
 

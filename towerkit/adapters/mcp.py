@@ -141,6 +141,7 @@ class _McpCall(FunctionCall):
 
     def mark(self, span: OpenSpan) -> None:
         """Say which server it is, and remember the attempt: the server is told of it."""
+        super().mark(span)
         span.attributes["mcp.method.name"] = "tools/call"
         span.attributes["mcp.server"] = self._server
         if span.kind == "attempt":

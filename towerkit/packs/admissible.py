@@ -27,7 +27,10 @@ Row = dict[str, Any]
 _SPARE_NS = 1_000_000_000
 
 # What may stand above a span: the tree is run > step > call > attempt, steps may be nested.
-_PARENTS = {"step": {"run", "step"}, "call": {"run", "step"}, "attempt": {"call"}}
+# Below the attempt of a tool stands what its function does.
+_PARENTS = {
+    "step": {"run", "step", "attempt"}, "call": {"run", "step", "attempt"}, "attempt": {"call"},
+}  # fmt: skip
 _TAPED = {"chat": "model", "execute_tool": "tool"}
 _TOKENS = tuple(
     f"{name}_tokens" for name in ("input", "output", "cache_read", "cache_write", "reasoning")
@@ -269,8 +272,8 @@ RULES: tuple[Rule, ...] = (
     Rule(name="one_run", says="every row is of the run the manifest names", broken=_one_run),
     Rule(name="numbered", says="rows are numbered from 0 without a gap, span ids are unique",
          broken=_numbered),
-    Rule(name="tree", says="one run span; steps and calls below it, attempts below calls",
-         broken=_tree),
+    Rule(name="tree", says="one run span; steps and calls below it, attempts below calls, what a "
+         "tool does below its attempt", broken=_tree),
     Rule(name="referred", says="charges and tape rows name spans that exist", broken=_referred),
     Rule(name="taped", says="each model and tool attempt has its one row of the tape, with the "
          "same digests (an ingested run's simulated user has none)", broken=_taped),

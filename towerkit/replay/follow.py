@@ -97,37 +97,40 @@ class FollowingRecorder(Recorder):
 
     def _recorded(self, span: OpenSpan) -> bool:
         """Return whether the recorded span of this number is the same."""
-        recording, place, fields = self._recording, span.seq, span.fields
-        if place >= len(recording.spans):
+        recording, fields = self._recording, span.fields
+        if span.seq >= recording.count:
             return False
+        place = recording.place(span.seq)
         row = recording.spans[place]
         mine = (span.name, span.kind, span.operation, span.status, *map(fields.get, _FIELDS))
         if mine != _COMPARED(row):
             return False
         parent, duration = _WHERE(row)
-        if parent != span.parent_span_id and not self._same_place(parent, span.parent_span_id):
+        above = span.parent_span_id
+        if not (parent == above and recording.whole) and not self._same_place(parent, above):
             return False
         if duration != span.duration_ns and self._timed():
             return False
         if span.kind == "call":
-            call = self._tape.claimed.get(place)
+            call = self._tape.claimed.get(span.seq)
             if call is None or recording.place_of_call(call) != place:
                 return False
         charges = [_said(charge) for charge in self._charged.get(span.span_id, ())]
         return charges == recording.charges(place)
 
     def _same_place(self, recorded: str | None, replayed: str | None) -> bool:
-        """Return whether two spans of other ids have one number."""
+        """Return whether a recorded span and a replayed one have one number."""
         if recorded is None or replayed is None:
-            return False
-        return self._recording.place_of(recorded) == span_number(replayed, self._ids)
+            return recorded is replayed
+        place, number = self._recording.place_of(recorded), span_number(replayed, self._ids)
+        return number < self._recording.count and self._recording.place(number) == place
 
     # -- when the run is over --------------------------------------------------------------------
 
     @property
     def equal(self) -> bool:
         """Whether every span is the recorded one, and none is missing."""
-        return not self._kept and self.next_seq == len(self._recording.spans)
+        return not self._kept and self.next_seq == self._recording.count
 
     def sides(self) -> tuple[list[Span], list[Span]]:
         """Return all spans and charges, those that were let go out of the recording."""
@@ -136,27 +139,25 @@ class FollowingRecorder(Recorder):
         draft = self.draft({}, salt_seed=b"")
         spans = [dict(zip(SPANS.names, row, strict=False)) for row in draft.spans]
         costs = [dict(zip(COSTS.names, row, strict=False)) for row in draft.costs]
-        for place in range(self.next_seq):
-            if place not in self._kept:
-                spans.append(self._again(place))
-                costs += [
-                    row | {"span_id": span_id_of(place, self._ids)}
-                    for row in self._recording.cost_rows(place)
-                ]
+        for number, place in self.let_go().items():
+            own = {"span_id": span_id_of(number, self._ids)}
+            spans.append(self._again(place) | own | {"seq": number})
+            costs += [row | own for row in self._recording.cost_rows(place)]
         return spans, costs
 
-    def let_go(self) -> list[int]:
-        """Return the numbers of the spans that were let go."""
-        return [place for place in range(self.next_seq) if place not in self._kept]
+    def let_go(self) -> dict[int, int]:
+        """Return the numbers of the spans that were let go, with the recorded ones."""
+        gone = (n for n in range(self.next_seq) if n not in self._kept)
+        return {number: self._recording.place(number) for number in gone}
 
     def _again(self, place: int) -> Span:
+        """Return a recorded span below the replayed one that is its parent."""
         span = self._recording.compared(place)
-        above = span["parent_span_id"]
-        if above is not None:
-            number = self._recording.place_of(above)
-            assert number is not None  # noqa: S101  it was compared
-            span["parent_span_id"] = span_id_of(number, self._ids)
-        return span | {"span_id": span_id_of(place, self._ids)}
+        if span["parent_span_id"] is not None:
+            above = self._recording.place_of(span["parent_span_id"])
+            assert above is not None  # noqa: S101  it was compared
+            span["parent_span_id"] = span_id_of(self._recording.number(above), self._ids)
+        return span
 
 
 def _said(charge: Charge) -> tuple[Any, ...]:

@@ -14,6 +14,7 @@ import sys
 import threading
 from array import array
 from asyncio import CancelledError
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from operator import itemgetter
@@ -28,6 +29,7 @@ from towerkit.packs.reader import Pack
 from towerkit.packs.tables import COSTS, INPUTS, SPANS, Table
 from towerkit.replay import compare
 from towerkit.replay.compare import CHARGED, COST_COLUMNS, charged
+from towerkit.runtime.current import ABANDONED
 from towerkit.telemetry.recorder import span_number
 
 Row = dict[str, Any]
@@ -50,9 +52,10 @@ def of_columns(table: Table, columns: Iterable[str]) -> Any:
 
 
 _SPAN, _INPUT = of_columns(SPANS, SPAN_COLUMNS), of_columns(INPUTS, INPUT_COLUMNS)
+_CALLED = frozenset({"model", "tool"})  # the other kinds are readings
 _SEQ = SPANS.names.index("seq")
 _SPAN_ID, _START = SPANS.names.index("span_id"), SPANS.names.index("start_unix_ns")
-_TREE = of_columns(SPANS, ("span_id", "parent_span_id", "seq", "kind"))
+_TREE = of_columns(SPANS, ("span_id", "parent_span_id", "seq", "kind", "attributes"))
 _TAPE = of_columns(
     INPUTS,
     ("span_id", "kind", "name", "parent_path", "request_digest", "start_offset_ns", "latency_ns"),
@@ -163,9 +166,16 @@ class Recording:
         self.first_id = 0
         self.numbered = True  # whether each span's number is its place
         self.root: Row | None = None
+        # What the functions of tools did: a tool is answered and not run, so nobody asks for it.
+        self._within = bytearray()
         self._read_spans()
+        # The places of the other spans; None where there are no such.
+        self._outside: array[int] | None = None
+        if any(self._within):
+            self._outside = array("i", (i for i, inner in enumerate(self._within) if not inner))
         # Of each row of the tape: when it ended, in nanoseconds since the run began.
         self.ends = array("q")
+        self.inner = array("i")  # rows of what the functions of tools did
         self._rows = _Chains(len(self._calls))
         self._readings: dict[tuple[str, str, str], _Readings] = {}
         # The first call of each key that nobody has claimed, by the key's hash, and the next ones.
@@ -182,25 +192,33 @@ class Recording:
         for part in self.spans.parts():
             for row in part:
                 place += 1
-                span_id, parent, seq, kind = _TREE(row)
+                span_id, parent, seq, kind, attributes = _TREE(row)
                 if place == 0:
                     self.first_id = int(span_id, 16)
                 if span_number(span_id, self.first_id) != place:
                     self._odd[span_id] = place
                 self.numbered = self.numbered and seq == place
+                above = None if parent is None else self.place_of(parent)
+                if parent is not None and (above is None or above >= place):
+                    late.append((place, parent))
+                    above = None
+                below = self._below(above)
+                # An attempt's owner is its call: what is below one that has an owner, and is none
+                # itself, is below an attempt.
+                inner = above is not None and (
+                    bool(self._within[above]) or (below < 0 <= self._owner[above])
+                )
+                self._within.append(inner or ABANDONED in attributes)
                 if kind == "call":
                     self._owner.append(len(self._calls))
                     self._calls.append(place)
                     continue
-                above = None if parent is None else self.place_of(parent)
-                if parent is not None and (above is None or above > place):
-                    late.append((place, parent))
-                    above = None
-                self._owner.append(self._below(above))
+                self._owner.append(below)
                 if kind == "run" and self.root is None:
                     self.root = span_row(row)
         for at, parent in late:  # it began after what it is around, or is not there
-            self._owner[at] = self._below(self.place_of(parent))
+            if self._owner[at] < 0:
+                self._owner[at] = self._below(self.place_of(parent))
 
     def _below(self, above: int | None) -> int:
         """Return the call that a span below the one at a place is an attempt of; -1 for none."""
@@ -218,6 +236,28 @@ class Recording:
         number = span_number(span_id, self.first_id)
         return number if number < len(self.spans) else None
 
+    # -- what a replay makes again ---------------------------------------------------------------
+
+    @property
+    def whole(self) -> bool:
+        """Whether every span is: no tool's function did anything under the tower."""
+        return self._outside is None
+
+    @property
+    def count(self) -> int:
+        """How many spans a replay makes again."""
+        return len(self.spans if self._outside is None else self._outside)
+
+    def place(self, number: int) -> int:
+        """Return the place of the span that a replay makes as its `number`th, from 0 on."""
+        return number if self._outside is None else self._outside[number]
+
+    def number(self, place: int) -> int:
+        """Return which span of a replay the one at a place is."""
+        return place if self._outside is None else bisect_left(self._outside, place)
+
+    # -- reading ---------------------------------------------------------------------------------
+
     def _read_inputs(self) -> None:
         keys = array("q", [0]) * len(self._calls)
         place = -1
@@ -228,6 +268,10 @@ class Recording:
                 self.ends.append(start + latency)
                 at = None if span_id is None else self.place_of(span_id)
                 owner = -1 if at is None else self._owner[at]
+                if at is not None and (self._within[at] or kind not in _CALLED):
+                    self._rows.skip()
+                    self.inner.append(place)
+                    continue
                 if owner >= 0:
                     if self._rows.add(owner):
                         keys[owner] = hash((kind, name, path, digest))
@@ -243,6 +287,9 @@ class Recording:
 
     def _offer(self, number: int, key: int) -> None:
         """Let a call be claimed, before those that were offered."""
+        if self._within[self._calls[number]]:
+            self._claimed[number] = 1
+            return
         if not self._rows.has(number):
             call = self.call(number)
             span = call.span

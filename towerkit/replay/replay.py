@@ -230,7 +230,7 @@ class Performance:
     def _first_difference(self) -> Divergence | None:
         """Compare the trees: some span is not the recorded one with its number."""
         recording, alone = self.tape.recording, self._alone
-        places = range(len(recording.spans))
+        places = list(map(recording.place, range(recording.count)))
         bodies = ChainMap(self.record.bodies(), cast("dict[str, bytes]", recording.bodies))
         spans, costs = self.record.sides()
         twin = None if alone else self._twins(spans, bodies)
@@ -249,7 +249,7 @@ class Performance:
     def _twins(self, spans: list[dict[str, Any]], bodies: Mapping[str, bytes]) -> dict[int, int]:
         """Return the number of the recorded call that each replayed one is, as far as one is."""
         recording = self.tape.recording
-        known = {seq: seq for seq in self.record.let_go()}
+        known = self.record.let_go()
         known |= {seq: int(call.span["seq"]) for seq, call in self.tape.claimed.items()}
         inside = {s["span_id"]: s["name"] for s in spans}
         mine = [

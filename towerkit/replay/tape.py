@@ -25,6 +25,7 @@ from towerkit.reliability.taxonomy import TAXONOMY
 from towerkit.replay.compare import Divergence
 from towerkit.replay.recording import RecordedCall, Recording, Row
 from towerkit.replay.turns import Turns
+from towerkit.runtime.calls import cut
 from towerkit.runtime.executor import Attempt
 
 
@@ -39,6 +40,8 @@ class Tape:
         """Read the pack's tape; `exceptions` are the agent's own types, by name."""
         self.recording = Recording(pack, exceptions=exceptions)
         self.turns = Turns(env, self.recording.ends)
+        for seq in self.recording.inner:
+            self.turns.done(seq)  # nobody asks for it, so nobody waits for it
         root = self.recording.root
         self.turns.cancelled_run = root is not None and root["status"] == "cancelled"
         self._env = env
@@ -261,11 +264,15 @@ class Tape:
             raise self._left(error)
         yield msgspec.convert(value["response"], Response)
 
-    async def _apieces(self, pieces: Iterator[Any], row: Row) -> AsyncIterator[Any]:
+    async def _apieces(self, pieces: Any, row: Row) -> AsyncIterator[Any]:
         """Yield the pieces of a stream that was cancelled, then wait for that."""
-        value = self.recording.content(row["response_digest"])
-        for _ in cut(value["pieces"], _sizes(row)):
-            yield next(pieces)
+        if hasattr(pieces, "__anext__"):
+            async for piece in pieces:
+                yield piece
+        else:
+            value = self.recording.content(row["response_digest"])
+            for _ in cut(value["pieces"], _sizes(row)):
+                yield next(pieces)
         await self.turns.never(None, row["start_offset_ns"] + row["latency_ns"])
 
     def _left(self, error: BaseException) -> BaseException:
@@ -297,18 +304,3 @@ def _lane() -> object:
 
 def _sizes(row: Row) -> list[int]:
     return [] if row["chunks"] is None else msgspec.json.decode(row["chunks"], type=list[int])
-
-
-def cut(pieces: list[str], sizes: list[int]) -> list[str]:
-    """Return a text in as many pieces as it came in.
-
-    Where redaction reached over a boundary the tape has one piece: it is cut at the recorded sizes,
-    and the last piece takes the rest.
-    """
-    if len(pieces) == len(sizes) or not pieces or not sizes:
-        return pieces
-    text, out, at = "".join(pieces), [], 0
-    for size in sizes[:-1]:
-        out.append(text[at : at + size])
-        at += size
-    return [*out, text[at:]]

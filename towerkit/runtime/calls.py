@@ -24,6 +24,7 @@ from towerkit.reliability.classify import Failure, classify, classify_finish
 from towerkit.reliability.policy import CallState
 from towerkit.reliability.taxonomy import TAXONOMY
 from towerkit.runtime.call import Compact
+from towerkit.runtime.current import OPEN, Open
 from towerkit.runtime.executor import Attempt
 from towerkit.telemetry.recorder import OpenSpan
 
@@ -31,6 +32,8 @@ from towerkit.telemetry.recorder import OpenSpan
 _PLAIN_ENDS = frozenset({"stop", "tool_calls", "end_turn", "tool_use", "STOP", "completed"})
 
 if TYPE_CHECKING:
+    from contextvars import Token
+
     from towerkit.runtime.budgets import Budgets
     from towerkit.runtime.run import Run
 
@@ -370,6 +373,21 @@ def kept_pieces(pieces: Sequence[str], redactor: Redactor) -> list[str]:
     return apart if "".join(apart) == whole else [whole]
 
 
+def cut(pieces: list[str], sizes: list[int]) -> list[str]:
+    """Return a text in as many pieces as it came in.
+
+    Where redaction reached over a boundary the tape has one piece: it is cut at the recorded sizes,
+    and the last piece takes the rest.
+    """
+    if len(pieces) == len(sizes) or not pieces or not sizes:
+        return pieces
+    text, out, at = "".join(pieces), [], 0
+    for size in sizes[:-1]:
+        out.append(text[at : at + size])
+        at += size
+    return [*out, text[at:]]
+
+
 def _response_fields(response: Response) -> dict[str, Any]:
     """Return span columns of what the provider reported; an estimate is never shown as usage."""
     usage = response.usage or Usage()
@@ -398,6 +416,7 @@ class ToolCall:
     fallback_reason: str | None = None
     used: Usage | None = None
     ours = False
+    _span: OpenSpan  # the attempt under way, once one is
 
     def __init__(
         self,
@@ -423,7 +442,12 @@ class ToolCall:
         }
 
     def mark(self, span: OpenSpan) -> None:
-        pass
+        self._span = span
+
+    def _inside(self) -> Token[Open | None]:
+        """Open the attempt around what the tool's function does: its calls are part of it."""
+        here = OPEN.get()
+        return OPEN.set(Open(self._run, self._span, self._run.here()[1], here))
 
     def attempt_name(self, state: CallState) -> str | None:
         return None
@@ -441,18 +465,26 @@ class ToolCall:
         )
 
     def run(self, state: CallState, timeout_s: float) -> Any:
-        if self._run.budgets is None:
-            return self._fn(**self._arguments)
-        with self._run.budgets.inside(self._name):
-            return self._fn(**self._arguments)
+        token = self._inside()
+        try:
+            if self._run.budgets is None:
+                return self._fn(**self._arguments)
+            with self._run.budgets.inside(self._name):
+                return self._fn(**self._arguments)
+        finally:
+            OPEN.reset(token)
 
     async def arun(self, state: CallState, timeout_s: float) -> Any:
         if not _is_coroutine_function(self._fn):
             return await self._run.env.in_thread(lambda: self.run(state, timeout_s))
-        if self._run.budgets is None:
-            return await self._fn(**self._arguments)
-        with self._run.budgets.inside(self._name):
-            return await self._fn(**self._arguments)
+        token = self._inside()
+        try:
+            if self._run.budgets is None:
+                return await self._fn(**self._arguments)
+            with self._run.budgets.inside(self._name):
+                return await self._fn(**self._arguments)
+        finally:
+            OPEN.reset(token)
 
     def breaker_key(self, state: CallState) -> str:
         return f"tool:{self._name}"

@@ -42,6 +42,30 @@ OPEN: ContextVar[Open | None] = ContextVar("towerkit_open_span", default=None)
 # Runs that this process has open.
 LIVE: weakref.WeakSet[Run] = weakref.WeakSet()
 
+# On a span that a tool's function began, or went on with, when its attempt was over: whose.
+ABANDONED = "towerkit.abandoned_by"
+
+
+def attempt_around(run: Run) -> OpenSpan | None:
+    """Return the attempt of a tool whose function is at work here, over or not; None outside."""
+    here = OPEN.get()
+    while here is not None:
+        if here.run is run and here.span.kind == "attempt":
+            return here.span
+        here = here.outer
+    return None
+
+
+def mark_abandoned(run: Run, span: OpenSpan, parent: OpenSpan) -> None:
+    """Mark a span that begins here, below `parent`, if it is of a tool that was given up."""
+    here = OPEN.get()
+    if here is None or here.span is parent:  # nearly always
+        return
+    attempt = attempt_around(run)
+    if attempt is not None and attempt.ended:
+        span.attributes[ABANDONED] = attempt.span_id
+
+
 # Makes the runs of every tower of this process while a replay lasts; see `made_by`.
 Maker = Callable[["Tower", str, dict[str, Any]], "Run"]
 MAKERS: list[Maker] = []

@@ -50,6 +50,7 @@ from towerkit.reliability.taxonomy import TAXONOMY
 from towerkit.runtime.budgets import CallBudget
 from towerkit.runtime.call import Call
 from towerkit.runtime.calls import StreamCall
+from towerkit.runtime.current import ABANDONED, mark_abandoned
 from towerkit.runtime.executor import Attempt
 from towerkit.runtime.steps import END, Deliver, Fresh, Next, Raised, Sleep, Step, Steps, Try
 from towerkit.telemetry.recorder import OpenSpan
@@ -113,6 +114,7 @@ class Guard:
         self._span = span = run.start_span(
             name, kind="call", operation=operation, parent=parent, fields=fields
         )
+        mark_abandoned(run, span, parent)
         call.mark(span)
         self._tower.retry_budget.call()
         if run.budgets is not None:
@@ -379,6 +381,8 @@ class Guard:
             call, attempt.what, span, value, failure, error, attempt.start, end,
             simulated=call.simulated(self._state),
         )  # fmt: skip
+        if error is not None:  # what it called may go on: a thread is not cut
+            run.recorder.hand_over(span, self._span.parent_span_id, mark=ABANDONED)
 
     def _settle_breaker(
         self, breaker: Breaker, permit: Permit, failure: Failure | None, start: int, end: int

@@ -20,6 +20,7 @@ from towerkit.core.types import Model, Request, Response
 from towerkit.reliability.classify import Failure
 from towerkit.reliability.policy import CallState
 from towerkit.runtime.calls import ModelCall, ToolCall
+from towerkit.runtime.current import OPEN
 from towerkit.runtime.executor import Attempt
 from towerkit.runtime.guard import Guard
 from towerkit.runtime.native import plain, read_answer
@@ -112,14 +113,18 @@ class FunctionCall(ToolCall):
         return msgspec.structs.replace(what, timeout_s=min(left, self._cut_s))
 
     def run(self, state: CallState, timeout_s: float) -> Any:
+        token = self._inside()
         try:
             return self._call()
         except Exception as error:
             if self._passes is not None and self._passes(error):
                 return Passed(error)
             raise
+        finally:
+            OPEN.reset(token)
 
     async def arun(self, state: CallState, timeout_s: float) -> Any:
+        token = self._inside()
         try:
             answer = self._call()
             return await answer if inspect.isawaitable(answer) else answer
@@ -127,6 +132,8 @@ class FunctionCall(ToolCall):
             if self._passes is not None and self._passes(error):
                 return Passed(error)
             raise
+        finally:
+            OPEN.reset(token)
 
     def tape_value(self, value: Any) -> Any:
         if isinstance(value, Passed):

@@ -37,7 +37,7 @@ from towerkit.runtime.budgets import Budgets, Part, budgets_of
 from towerkit.runtime.call import Call
 from towerkit.runtime.calls import StreamCall
 from towerkit.runtime.control import control_of
-from towerkit.runtime.current import LIVE, OPEN, Open
+from towerkit.runtime.current import LIVE, OPEN, Open, attempt_around
 from towerkit.runtime.evidence import Evidence, evidence_of
 from towerkit.runtime.executor import Attempt, Executor, Live
 from towerkit.runtime.propagation import baggage_header, note_caller, read_traceparent
@@ -363,8 +363,10 @@ class Run:
     def here(self) -> tuple[OpenSpan, str]:
         """Return the open span and the names of the open steps."""
         here = OPEN.get()
-        while here is not None and here.run is not self:
-            here = here.outer  # another run was opened inside this one
+        while here is not None and (
+            here.run is not self or (here.span.ended and here.span.kind == "attempt")
+        ):
+            here = here.outer  # another run was opened inside, or a tool timed out and goes on
         if here is None and self._root is None:
             raise UsageError("enter the run first: `with tower.run(…) as run:`")
         span, path = (self._root, "") if here is None else (here.span, here.path)
@@ -428,7 +430,7 @@ class Run:
         _, path = self.here()
         self.recorder.tape(
             kind, name, path=path, request_digest=None, response_digest=digest, outcome="ok",
-            start_mono_ns=start, end_mono_ns=self.env.mono_ns(),
+            start_mono_ns=start, end_mono_ns=self.env.mono_ns(), span=attempt_around(self),
         )  # fmt: skip
         self.recorder.flush()
 

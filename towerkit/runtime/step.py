@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from towerkit.core.errors import UsageError
 from towerkit.cost.budget import Chain
-from towerkit.runtime.current import OPEN, Open
+from towerkit.runtime.current import OPEN, Open, mark_abandoned
 from towerkit.telemetry.recorder import OpenSpan
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class Step:
         parent, path = run.here()
         self._span = span = run.start_span(self._name, kind="step", operation="step", parent=parent)
         span.attributes = self._attributes
+        mark_abandoned(run, span, parent)
         run.recorder.soon()
         inside = f"{path}/{span.name}" if path else span.name  # redacted: it is on the tape too
         self._token = OPEN.set(Open(run, span, inside, OPEN.get(), self.chain()))

@@ -204,6 +204,16 @@ class Recorder:
             span.attributes = read_json(canonical_json(told))
         self._add(span)
 
+    def hand_over(self, ended: OpenSpan, parent_id: str | None, *, mark: str) -> None:
+        """Give what is still open in a span that has ended to another one, and mark it so.
+
+        A child does not outlive its parent, and what a timed-out tool goes on with may.
+        """
+        for span in self._spans[ended.seq + 1 :]:
+            if span.parent_span_id == ended.span_id and not span.ended:
+                span.parent_span_id = parent_id
+                span.attributes[mark] = ended.span_id
+
     def _written(self, queued: Begun | OpenSpan) -> tuple[Any, ...] | None:
         """Return what the journal writes of a span; None for a beginning whose end follows."""
         if isinstance(queued, OpenSpan):

@@ -221,7 +221,7 @@ class _Reading:
                 self._tries.setdefault(span["parent_span_id"], []).append(span)
         self._taped: dict[str, list[dict[str, Any]]] = {}
         for row in tape:
-            if row["span_id"] is not None:
+            if row["span_id"] is not None and row["kind"] in {"model", "tool"}:
                 self._taped.setdefault(row["span_id"], []).append(row)
         self._clock = [row["seq"] for row in tape if row["kind"] == "clock"]
         self._unbudgeted = {
