@@ -165,6 +165,12 @@ def test_the_replay_notebook_reports_equality_and_divergence(tmp_path) -> None:
     made = run_notebook("replay", {**given, "prompt": str(changed)}, out_dir=tmp_path / "b")
     assert made.result["equal"] is False
     assert f"Diverged at span {made.result['divergence']['seq']}" in made.html.read_text()
+    run_case(setup, scenario.suite("golden")[1], eval_id="e")
+    every = run_notebook(
+        "replay", {**given, "selection": "release=r"}, out_dir=tmp_path / "c"
+    )  # fmt: skip
+    assert every.result["runs"] == {"equal": 2, "diverged": 0, "error": 0}
+    assert "All 2 runs, in the order of the store" in every.html.read_text()
 
 
 def test_a_notebook_without_runs_says_so_in_one_sentence(tmp_path) -> None:

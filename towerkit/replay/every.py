@@ -24,6 +24,7 @@ from towerkit.replay.replay import ReplayReport, replay, replay_scenario
 from towerkit.replay.stage import without_keys
 from towerkit.runtime.tower import Tower
 
+_Work = tuple[Path, str | None, str | None]  # a folder, an agent, a prompt
 SHOWN = 20
 """How many runs that are not equal the report lists in full."""
 
@@ -102,10 +103,12 @@ def named_agent(name: str) -> tuple[Callable[..., Any], Tower | None]:
 
 
 def every(
-    store: Store, selection: str, *, agent: str | None = None, jobs: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    store: Store, selection: str, *, agent: str | None = None, prompt: str | None = None,
+    jobs: int | None = None, progress: Callable[[int, int], None] | None = None,
 ) -> EveryReport:  # fmt: skip
     """Replay every run of `store` that matches, `jobs` at once (None: one a processor).
+
+    `prompt` replaces the system prompt of a scenario's runs.
 
     Raises `SelectionError` when nothing matches, and `UsageError` for an agent that is not there.
     """
@@ -114,14 +117,14 @@ def every(
     folders = [pack.folder for pack in store.select(selection)]
     workers = min(jobs or os.cpu_count() or 1, len(folders))
     rows: list[Row] = []
-    for row in _rows([(folder, agent) for folder in folders], workers):
+    for row in _rows([(folder, agent, prompt) for folder in folders], workers):
         rows.append(row)
         if progress is not None:
             progress(len(rows), len(folders))
     return EveryReport(rows=tuple(rows))
 
 
-def _rows(work: list[tuple[Path, str | None]], workers: int) -> Iterator[Row]:
+def _rows(work: list[_Work], workers: int) -> Iterator[Row]:
     if workers == 1:
         yield from map(_row, work)
         return
@@ -144,11 +147,11 @@ def _quiet() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _row(item: tuple[Path, str | None]) -> Row:
-    folder, agent = item
+def _row(item: _Work) -> Row:
+    folder, agent, prompt = item
     try:
         pack = open_pack(folder)
-        return Row(run_id=pack.run_id, report=one(pack, agent))
+        return Row(run_id=pack.run_id, report=one(pack, agent, prompt=prompt))
     except TowerError as error:
         return Row(run_id=folder.name, report=None, error=str(error))
     except Exception as error:  # noqa: BLE001  one broken agent or pack is one row
