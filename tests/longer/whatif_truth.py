@@ -16,7 +16,18 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).parents[1] / "whatif")]
 
-from nights import LARGE, SMALL, Night, Settings, truth_of  # noqa: E402
+from nights import (  # noqa: E402
+    CALLS,
+    CHEAPER,
+    CLAMP,
+    LARGE,
+    SMALL,
+    TIMED,
+    Night,
+    Settings,
+    budget_asked,
+    truth_of,
+)
 
 from towerkit.reliability.policy import Policy  # noqa: E402
 from towerkit.whatif.record import read_record  # noqa: E402
@@ -61,6 +72,14 @@ PAIRS: tuple[tuple[str, Settings, Settings, dict], ...] = (
     ("close together, 6 s", Settings(policy=SHORT),
      Settings(policy=Policy(deadline_s=60.0, attempt_timeout_s=6.0)),
      {"apart_s": 75.0, "faults": 0.3}),
+    ("limits on calls, 2 attempts", Settings(plan=CALLS),
+     Settings(plan=CALLS, policy=Policy(max_attempts=2)), {"faults": 0.4}),
+    ("limits on time, cap 2 s", Settings(plan=TIMED),
+     Settings(plan=TIMED, policy=Policy(backoff_cap_s=2.0)), {"faults": 0.4}),
+    ("a cheaper model, 1 attempt", Settings(plan=CHEAPER),
+     Settings(plan=CHEAPER, policy=Policy(max_attempts=1)), {"faults": 0.4}),
+    ("smaller requests, 8 s", Settings(plan=CLAMP),
+     Settings(plan=CLAMP, policy=Policy(attempt_timeout_s=8.0)), {"faults": 0.4}),
 )  # fmt: skip
 
 
@@ -72,9 +91,7 @@ def compare(pair: tuple[str, Settings, Settings, dict], *, runs: int, seed: int)
         was = traffic.play(Path(scratch) / "a", recorded)
         truth = {k: truth_of(p) for k, p in traffic.play(Path(scratch) / "b", other).items()}
         records = [read_record(p) for p in was.values()]
-    world = World(
-        policy=other.policy, budget_usd=other.budget_usd or 0.0, chain=other.chain, name=name
-    )
+    world = World(policy=other.policy, budget_usd=budget_asked(other), chain=other.chain, name=name)
     rows: Counter[str] = Counter()
     said: dict[str, list[int]] = {"exact": [0, 0], "bounded": [0, 0], "unknown": [0, 0]}
     wrong = []

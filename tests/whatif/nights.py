@@ -16,6 +16,7 @@ import msgspec
 from towerkit.core.env import VIRTUAL_EPOCH_NS, VirtualEnv, derive_seed
 from towerkit.core.errors import ControlError, FaultInjected
 from towerkit.core.types import Model, Request, Response, Usage
+from towerkit.cost.plan import read_budget
 from towerkit.packs.store import Pack
 from towerkit.privacy.keys import simulated_redactor
 from towerkit.reliability.breaker import Limits
@@ -35,6 +36,12 @@ _MODEL_FAULTS = (
 _TOOL_FAULTS = (("tool_failed", 4, None), ("stalled", 2, None), ("mcp_transport", 2, None))
 
 
+CALLS = {"run": {"calls": 6}, "tools": {"work": {"tool_calls": 2}}}
+CHEAPER = {"run": {"cost_usd": 0.003}, "short": ["cheaper"]}
+CLAMP = {"run": {"cost_usd": 0.003, "output_tokens": 900}, "short": ["clamp", "cheaper"]}
+TIMED = {"run": {"wall_s": 30.0}, "tools": {"work": {"working_s": 8.0}}}
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Under what a night is run."""
 
@@ -42,6 +49,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     budget_usd: float | None = None
     chain: tuple[str, ...] = (LARGE, SMALL)
     breaker: Limits = Limits()
+    plan: dict[str, Any] | None = None  # limits beside the cost of the run, and ways out
+
+
+def _budget(settings: Settings) -> dict[str, Any]:
+    if settings.plan is None:
+        return {"budget_usd": settings.budget_usd}
+    short = settings.plan.get("short", ())
+    compact = (lambda messages: messages[-1:]) if "compact" in short else None
+    return {"budget": read_budget(settings.plan, compact=compact)}
+
+
+def budget_asked(settings: Settings) -> float | None:
+    """Return the budget that a world names for settings: a plan stays as it was recorded."""
+    return None if settings.plan is not None else settings.budget_usd or 0.0
 
 
 class NightEnv(VirtualEnv):
@@ -71,8 +92,8 @@ class Night:
         self._made.clear()
         tower = Tower(
             store=store, models=[self._model(name) for name in settings.chain],
-            policy=settings.policy, budget_usd=settings.budget_usd, redactor=simulated_redactor(),
-            breaker=settings.breaker, durable=False,
+            policy=settings.policy, redactor=simulated_redactor(), breaker=settings.breaker,
+            durable=False, **_budget(settings),
         )  # fmt: skip
         packs = {}
         for number in range(self.runs):

@@ -18,6 +18,7 @@ from towerkit.reliability.classify import Failure
 from towerkit.reliability.policy import Policy
 
 _FOREIGN = "otel.emitter"  # a span of another library: no guard of ours was around it
+_WAYS = {"clamp", "compact", "cheaper"}  # out of a budget that is short
 _DUE = {"wait", "fallback"}  # events of a call's span after which an attempt is due
 
 
@@ -76,6 +77,35 @@ class Refusal(msgspec.Struct, frozen=True):
     wait_s: float
 
 
+class Short(msgspec.Struct, frozen=True):
+    """A recorded refusal of a budget: when, after how many attempts, which account and limit.
+
+    `way` is the way out that was taken, None where there was none; `tier` where it led, if to one.
+    """
+
+    at_ns: int
+    after: int
+    account: str
+    limit: str
+    way: str | None
+    tier: int | None
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What a run's budget limits beside the cost of the run.
+
+    `counted`: tokens, calls or cost, of the run, a part or a tool. `priced`: cost of a part or a
+    tool. `timed`: a time. `shared`: what several runs use.
+    """
+
+    counted: bool
+    timed: bool
+    priced: bool
+    shared: bool
+    ways: tuple[str, ...]
+    ladder: bool
+
+
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """One recorded logical call.
 
@@ -101,6 +131,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     refusals: tuple[Refusal, ...]
     renewed: bool | None
     read_clock: bool
+    shorts: tuple[Short, ...] = ()
 
     @property
     def end_ns(self) -> int:
@@ -112,7 +143,9 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
         """When attempts were due, in order: those that were made and those that were refused."""
         made = [(t.start_ns, i, 1) for i, t in enumerate(self.tries)]
         refused = [(r.at_ns, r.after, 0) for r in self.refusals]
-        return tuple(at for at, _, _ in sorted(made + refused, key=lambda due: due[1:]))
+        # Where a way out was found the attempt follows at once; else this was when one was due.
+        short = [(s.at_ns, s.after, 0) for s in self.shorts if s.way is None]
+        return tuple(at for at, _, _ in sorted(made + refused + short, key=lambda due: due[1:]))
 
     @property
     def interrupted(self) -> bool:
@@ -124,7 +157,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """One recorded run.
 
     `policy` and `limits` (of its breakers) are None where the pack does not name them. `tower` is
-    what its runs share: service and release. `loose` are charges that no guarded call made.
+    what its runs share: service and release. `loose` are charges that no guarded call made. `plan`
+    is None where the budget limits nothing but the run's cost.
     """
 
     run_id: str
@@ -142,6 +176,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     calls: tuple[Call, ...]
     loose: tuple[Charge, ...]
     bodies: Mapping[str, bytes]
+    plan: Plan | None = None
 
     @property
     def parallel(self) -> bool:
@@ -174,8 +209,31 @@ def read_record(pack: Pack) -> Record:
         windows=tuple(identity.get("windows") or ()),
         renewable=tuple(identity.get("renewable") or ()), calls=calls,
         loose=tuple(c for span, cs in charges.items() if span not in tried for c in cs),
-        bodies=pack.bodies,
+        bodies=pack.bodies, plan=_plan((manifest["budget"] or {}).get("plan") or {}, spans),
     )  # fmt: skip
+
+
+def _plan(said: Mapping[str, Any], spans: Iterable[Mapping[str, Any]]) -> Plan | None:
+    """Return what a budget limits beside the cost of its run; None for nothing."""
+    parts = [
+        dict(found) for span in spans if span["kind"] == "step" and '"budget"' in span["attributes"]
+        if isinstance(found := msgspec.json.decode(span["attributes"]).get("budget"), dict)
+    ]  # fmt: skip
+    inner, run = [*parts, *said.get("tools", {}).values()], dict(said.get("run", {}))
+    priced = any("cost_usd" in limits for limits in inner)
+    run.pop("cost_usd", None)
+    names = {name for limits in (*inner, run) for name in limits}
+    ways = tuple(said.get("short", ()))
+    if not (names or priced or ways or said.get("above") or said.get("ladder")):
+        return None
+    return Plan(
+        counted=priced or bool(names - {"wall_s", "working_s"}),
+        timed=bool(names & {"wall_s", "working_s"}),
+        priced=priced,
+        shared=bool(said.get("above")),
+        ways=ways,
+        ladder=bool(said.get("ladder")),
+    )
 
 
 def _policy(identity: Mapping[str, Any]) -> Policy | None:
@@ -264,8 +322,27 @@ class _Reading:
                 Refusal(waits[i][0], after, why, waits[i][1])
                 for i, (after, why) in enumerate(refused) if i < len(waits)
             ),
-            renewed=fresh, read_clock=read,
+            renewed=fresh, read_clock=read, shorts=self._shorts(span["span_id"], rows, events),
         )  # fmt: skip
+
+    def _shorts(
+        self, call_id: str, tries: Iterable[Mapping[str, Any]],
+        events: Iterable[Mapping[str, Any]],
+    ) -> tuple[Short, ...]:  # fmt: skip
+        """Return a call's refusals by its budget, in order: each way out has an event."""
+        made = [row["seq"] for t in tries for row in self._taped.get(t["span_id"], ())]
+        ways = iter([e for e in events if e.get("name") in _WAYS])
+        found = []
+        for row in self._taped.get(call_id, ()):
+            body = self._bodies.get(row["response_digest"])
+            if row["outcome"] == "budget_exceeded" and body is not None:
+                said, way = msgspec.json.decode(body), next(ways, {})
+                after = sum(seq < row["seq"] for seq in made)
+                found.append(Short(
+                    row["start_offset_ns"], after, str(said.get("account")),
+                    str(said.get("limit")), way.get("name"), way.get("tier"),
+                ))  # fmt: skip
+        return tuple(found)
 
     def _try(self, span: Mapping[str, Any], then: str | None) -> Try:
         taped = next(iter(self._taped.get(span["span_id"], ())), None)
@@ -295,6 +372,8 @@ class _Reading:
         """Return when breakers refused and the waits they asked for: what the tape kept of it."""
         found = []
         for row in self._taped.get(call_id, ()):
+            if row["outcome"] == "budget_exceeded":
+                continue
             body = self._bodies.get(row["response_digest"])
             wait = 0.0 if body is None else float(msgspec.json.decode(body).get("wait_s", 0.0))
             found.append((row["start_offset_ns"], wait))
@@ -324,8 +403,8 @@ def _events(
             refused.append((after, str(event.get("reason"))))
             due = False
             continue
-        if name not in {*_DUE, "renew", "stop"}:
-            continue
+        if name not in {*_DUE, "renew", "stop"} or event.get("reason") == "budget_exceeded":
+            continue  # a cheaper tier, before anything was tried: the attempt is due as it was
         if due:
             after += 1
             then.append(None)

@@ -405,10 +405,12 @@ def _left(
     nothing that is recorded bounds what else the agent does.
     """
     walked = [d.walked for d in done]
-    bounded = limit is not None and cost.high is not None and held
+    # A request that was made smaller has less set aside for it, and may be answered with more.
+    ways = record.plan is not None and bool(record.plan.ways)
+    bounded = limit is not None and cost.high is not None and held and not ways
     most = max(limit or 0, cost.high or 0) if bounded else None
     breached = any(w.breached for w in walked)
-    no_limit = limit is None
+    no_limit = limit is None and record.plan is None
 
     def open_(low: int, high: int | None = None) -> Quantity:
         return Quantity(low=low, high=high, label="unknown", reason=reason)

@@ -33,12 +33,14 @@ from towerkit.reliability.policy import (
     Renew,
     Stop,
     Succeeded,
+    TooDear,
     Wait,
     Waited,
     decide,
 )
 from towerkit.reliability.taxonomy import TAXONOMY
 from towerkit.whatif.bounds import ZERO, Bounds, just
+from towerkit.whatif.budget import Budgeted
 from towerkit.whatif.ends import (
     OUTCOMES,
     Acquire,
@@ -78,9 +80,12 @@ class CallWalk:
         lenient: bool,
     ) -> None:  # fmt: skip
         self._call, self._record, self._world, self._policy = call, record, world, policy
-        self._money, self._doubt, self._reserved, self._calm = money, doubt, reserved, calm
-        self._begin, self._now = start, start
-        self._spent, self._cost, self._spent_then = spent, ZERO, spent_then
+        self._money, self._doubt = money, doubt
+        self._begin, self._now, self._cost = start, start, ZERO
+        self._budget = Budgeted(
+            call, record, world, money, spent=spent, spent_then=spent_then, reserved=reserved,
+            calm=calm, lenient=lenient,
+        )  # fmt: skip
         self._order = world.order(record) if call.chain else (call.key,)
         self._state = decide(policy, self._first_state(), Begin())[0]
         self._used: Counter[str] = Counter()
@@ -93,7 +98,7 @@ class CallWalk:
         self._fell = False
         self._touches: list[Touch] = []
         self._retries: list[tuple[Bounds, int]] = []
-        self._old, self._lenient = record.policy, lenient
+        self._old = record.policy
         self._timely = start == just(call.start_ns)
         self._asked: Failed | None = None  # what the retry budget was asked about last
 
@@ -225,7 +230,8 @@ class CallWalk:
             else:
                 if isinstance(action, Fallback):
                     self._fell = True
-                    self._later(self._gap("fallback") or ZERO)
+                    if not isinstance(event, TooDear):
+                        self._later(self._gap("fallback") or ZERO)
                 return None
 
     def _given_up(self, reason: str) -> End:
@@ -246,7 +252,7 @@ class CallWalk:
 
     # -- before an attempt -----------------------------------------------------------------------
 
-    def _before_try(self) -> Steps[End | Refused | None]:
+    def _before_try(self) -> Steps[End | Refused | TooDear | None]:
         """Return what keeps the attempt from being made, or None."""
         left = self._left()
         assert left.high is not None  # noqa: S101
@@ -266,12 +272,13 @@ class CallWalk:
                 error_class=refusal.error_class,  # type: ignore[arg-type]
                 wait_s=refusal.wait_s, time_left_s=left.high / NANO,
             )  # fmt: skip
-        if self._affordable(key):
+        fits = self._affordable(key)
+        if fits is True:
             return None
         if self._permit is not None:
             at = self._now
             yield Settle(at, self._breaker(key), self._permit, "uncounted", 0, 0.0)
-        return End("error", "budget_exceeded", "BudgetExceeded")
+        return End("error", "budget_exceeded", "BudgetExceeded") if fits is False else TooDear(fits)
 
     def _told(self, answer: Permit | Turned) -> Turned | None:
         """Return the refusal a breaker gives now, and note whether it gave it then."""
@@ -303,46 +310,10 @@ class CallWalk:
             raise OpenEnd("a breaker refused it then; whether it does now depends on other calls")
         return None
 
-    def _affordable(self, key: str) -> bool:
-        limit = self._world.limit(self._record)
-        if limit is None:
-            return True
-        stands = self._as_then(limit, key)
-        return self._fits(limit, self._money.worst(self._call, key)) if stands is None else stands
-
-    def _as_then(self, limit: int, key: str) -> bool | None:
-        """Return whether what the ledger said then decides it: no less is free now, or no more."""
-        call, then = self._call, self._record.budget_nanousd
-        moved = self._reserved != ZERO and not self._calm
-        if then is None or moved or not self._in_step or self._world.price_at_ns is not None:
-            return None
-        mine = sum(c.nanousd or 0 for t in call.tries[: self._made] for c in t.charges)
-        more = self._spent + self._cost + just(-self._spent_then - mine)
-        following = call.tries[self._made] if self._made < len(call.tries) else None
-        if following is not None:
-            fitted = following.key == key and more.high is not None
-            return True if fitted and limit - then >= (more.high or 0) else None
-        if call.error_class == "budget_exceeded" and limit - then <= more.low:
-            return False
-        return None
-
-    def _fits(self, limit: int, worst: Bounds | None) -> bool:
-        """Return whether a reservation fits: `Ledger.reserve`, over intervals."""
-        used = self._spent + self._cost + self._reserved
-        if used.high is None:
-            # A charge without a known price counts nothing in the ledger.
-            used = Bounds(used.low, used.low if self._reserved.high is not None else None)
-        least, most = (0, None) if worst is None else (worst.low, worst.high)
-        free_high = limit - used.low
-        if free_high <= 0 or least > free_high:
-            return False
-        free_low = None if used.high is None else limit - used.high
-        if free_low is not None and most is not None and most <= free_low > 0:
-            return True
-        if self._lenient:
-            return True
-        raise OpenEnd(
-            "whether its reservation fits the budget is not in the record", unaffordable=True
+    def _affordable(self, key: str) -> bool | int:
+        """Return whether the budget lets an attempt on `key` be made, or the tier it goes to."""
+        return self._budget.ask(
+            key, made=self._made, in_step=self._in_step, timely=self._timely, cost=self._cost
         )
 
     # -- an attempt ------------------------------------------------------------------------------
@@ -466,7 +437,7 @@ class CallWalk:
 
     def _decide(self, event: Event) -> Steps[tuple[Action, Bounds]]:
         """Ask the policy at both ends of what is not known; return its action and its wait."""
-        if isinstance(event, Waited):
+        if isinstance(event, Waited | TooDear):
             self._state, action = decide(self._policy, self._state, event)
             return action, ZERO
         if isinstance(event, Refused):
