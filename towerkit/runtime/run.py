@@ -475,14 +475,9 @@ class Run:
         `AttemptTimeout`: the outcome of a tool that did not answer in time is unknown.
         """
         steps = tool_steps(
-            self,
-            fn,
-            arguments,
-            idempotent=idempotent,
-            name=name,
-            timeout_s=timeout_s,
+            self, fn, arguments, idempotent=idempotent, name=name, timeout_s=timeout_s,
             call_id=call_id,
-        )
+        )  # fmt: skip
         return drive(steps, self.executor, self.env)
 
     async def amodel(
@@ -514,14 +509,9 @@ class Run:
         Without `timeout_s` the policy's time-out of an attempt holds.
         """
         steps = tool_steps(
-            self,
-            fn,
-            arguments,
-            idempotent=idempotent,
-            name=name,
-            timeout_s=timeout_s,
+            self, fn, arguments, idempotent=idempotent, name=name, timeout_s=timeout_s,
             call_id=call_id,
-        )
+        )  # fmt: skip
         return await adrive(steps, self.executor, self.env)
 
     def stream(
