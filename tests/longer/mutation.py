@@ -30,6 +30,11 @@ EQUIVALENT = {
     "self._numbers -= 1",
     "self._numbers += 2",
 }
+# Where the tests of a module are, if not in the file of its name.
+TESTS = {
+    "cost/plan": ("tests/cost/test_plan.py", "tests/cost/test_budget.py"),
+    "runtime/budgets": ("tests/runtime/test_budgets.py", "tests/runtime/test_shared_budgets.py"),
+}
 SETTINGS = """
 [tool.mutmut]
 paths_to_mutate = {paths}
@@ -48,7 +53,9 @@ def main(modules: Sequence[str]) -> int:
         settings = where / "pyproject.toml"
         text = re.sub(r'addopts = ".*"', 'addopts = "-q -p no:xdist"', settings.read_text())
         paths = [f"towerkit/{m}.py" for m in modules]
-        tests = [f"tests/{m.replace('/', '/test_')}.py" for m in modules]
+        tests = [
+            t for m in modules for t in TESTS.get(m, (f"tests/{m.replace('/', '/test_')}.py",))
+        ]
         settings.write_text(
             text + SETTINGS.format(paths=json.dumps(paths), tests=json.dumps(tests))
         )
