@@ -10,8 +10,9 @@ from what providers have counted (`pieces.py`), and how far guesses were off is 
     another's tokenizer                       a token a byte               its count, by a ratio
     the provider's count of a beginning       that, and the rest's bound   that, and the rest's
 
-Not in the bound: what a provider adds of its own beyond `FRAME` and `TOOLS_FRAME`, and pictures and
-files, which count as `ATTACHED` each: their tokens are not those of their bytes.
+Pictures are bounded by the rules that providers document (`pictures.py`). Not in the bound: what a
+provider adds of its own beyond `FRAME` and `TOOLS_FRAME`, and pictures without a rule, files and
+sound, which count as `ATTACHED` each: their tokens are not those of their bytes.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import msgspec
 
 from towerkit.core.canonical import canonical_json
 from towerkit.core.types import Usage
+from towerkit.cost.pictures import picture_bound, size_of
 from towerkit.cost.pieces import Ratios, kind_of, rough
 
 FRAME = 16  # what surrounds a conversation
@@ -34,9 +36,8 @@ AROUND = 4  # the same, most likely
 ATTACHED = 6_000
 INLINED_FROM = 6_000  # characters: shorter ones count as text
 BYTES_A_TOKEN = 3.6  # schemas of tools, in JSON
-_ATTACHMENTS = frozenset(
-    {"image_url", "input_image", "image", "file", "input_file", "document", "input_audio"}
-)
+_PICTURES = frozenset({"image_url", "input_image", "image"})
+_ATTACHMENTS = _PICTURES | {"file", "input_file", "document", "input_audio"}
 
 # The encodings of models by the start of their names; the first that fits. From OpenAI's own table.
 ENCODINGS = (
@@ -109,7 +110,7 @@ class TokenBook:
         """Return a number of input tokens that `model` will not pass."""
         known, start = self._known(model, asked)
         count = counter(model)
-        total = known + sum(_most(m, count) for m in asked.messages[start:])
+        total = known + sum(_most(m, count, model) for m in asked.messages[start:])
         if start:
             return total
         return total + FRAME + len(asked.rest) + (TOOLS_FRAME if asked.tools else 0)
@@ -170,7 +171,7 @@ class TokenBook:
     def _likely(self, model: str, message: Any) -> int:
         text = _text_of(message)
         if text is None:
-            return round(_text_bytes(message) / BYTES_A_TOKEN) + ATTACHED // 4 * _attached(message)
+            return round(_text_bytes(message) / BYTES_A_TOKEN) + _attached(message, model) // 4
         return self.text(model, text) + AROUND
 
     def _off(self, side: str, guess: int, truth: int) -> None:
@@ -187,11 +188,11 @@ def _text_of(message: Any) -> str | None:
     return content if type(content) is str else None
 
 
-def _most(message: Any, count: Counter | None) -> int:
+def _most(message: Any, count: Counter | None, model: str) -> int:
     text = None if count is None else _text_of(message)
     if text is not None and count is not None:
         return count(text) + MESSAGE
-    return _text_bytes(message) + MESSAGE + ATTACHED * _attached(message)
+    return _text_bytes(message) + MESSAGE + _attached(message, model)
 
 
 def _text_bytes(message: Any) -> int:
@@ -199,14 +200,26 @@ def _text_bytes(message: Any) -> int:
     return len(canonical_json(message)) - sum(_inlined(message))
 
 
-def _attached(message: Any) -> int:
-    """Return how many pictures and files a message has, inlined or given by their address."""
+def _attached(message: Any, model: str) -> int:
+    """Return the most tokens of the pictures and files of a message, inlined or at an address."""
     parts = message.get("content") if type(message) is dict else None
-    kinds = (
-        [part.get("type") for part in parts if type(part) is dict] if type(parts) is list else []
-    )
-    named = sum(type(kind) is str and kind in _ATTACHMENTS for kind in kinds)
-    return max(named, len(list(_inlined(message))))
+    named = [
+        part for part in (parts if type(parts) is list else ())
+        if type(part) is dict and type(part.get("type")) is str and part["type"] in _ATTACHMENTS
+    ]  # fmt: skip
+    others = max(0, len(list(_inlined(message))) - len(named))
+    return ATTACHED * others + sum(_most_of(part, model) for part in named)
+
+
+def _most_of(part: dict[str, Any], model: str) -> int:
+    if part["type"] not in _PICTURES:
+        return ATTACHED
+    given = part.get("image_url", part.get("source"))
+    said = given if type(given) is dict else {}
+    data = said.get("url", said.get("data")) if said else given
+    size = size_of(data) if type(data) is str else None
+    bound = picture_bound(model, size, said.get("detail", part.get("detail")))
+    return ATTACHED if bound is None else bound
 
 
 def _inlined(value: Any, key: str = "", depth: int = 0) -> Iterator[int]:
