@@ -199,6 +199,25 @@ def test_a_pack_is_priced_again_with_every_class_that_was_charged(tmp_path):
     assert charges([])["details"].to_list() == []
 
 
+def test_charges_say_under_which_key_they_are_billed(tmp_path):
+    """By the provider's; where nobody said, none; a key given in place of its name is redacted."""
+
+    def priced(**options):
+        model = models.function(lambda _: Response(content="x"), name="gpt-4o", provider="openai")
+        tower = Tower(store=tmp_path, models=[model], redactor=simulated_redactor(), **options)
+        with tower.run("x") as run:
+            run.model([{"role": "user", "content": "hello"}])
+        return run.pack
+
+    secret = "sk-proj-" + "aB3dE5gH7jK9" * 6
+    packs = [priced(key_names={"openai": "desk", "anthropic": "batch"}), priced(),
+             priced(key_names={"openai": secret})]  # fmt: skip
+    named = charges(packs)["key"].to_list()
+    assert named[:2] == ["desk", None]
+    assert secret not in named[2]
+    assert charges([])["key"].to_list() == []
+
+
 def test_what_a_stranger_calls_a_count_is_none():
     """Attributes of a pack that somebody made: what is no count takes no price."""
     told = {f"{DETAIL}web_searches": 2, f"{DETAIL}a": -1, f"{DETAIL}b": "9", f"{DETAIL}c": 10**15,

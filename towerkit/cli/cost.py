@@ -118,7 +118,7 @@ def cost_reprice(
 @click.argument("selection", default="", metavar="[SELECTION]")
 @click.option("--provider", metavar="NAME", help="Whose invoice it is. Default: everybody's.")
 @click.option(
-    "--key-from", type=click.Choice(["tenant", "service", "release", "scenario"]),
+    "--key-from", type=click.Choice(["key", "tenant", "service", "release", "scenario"]),
     help="What of a run's identity stands for the provider's keys. Default: keys are added up.",
 )  # fmt: skip
 @click.option(

@@ -27,8 +27,9 @@ def charges(packs: Sequence[Pack]) -> pl.DataFrame:
     `day` (its date, UTC), `details` (its further classes of tokens, and searches, as a JSON object,
     null without any), `tool` (the tool within which the call was made, null outside), `waste`
     (`retries`: the attempt failed; `cancelled`; `discarded`: it was answered, and the answer not
-    used; null for what was of use), `run_status`, and the run's `service`, `scenario`, `release`,
-    `case_id` and `tenant`. Raises `PackError` when a table was changed.
+    used; null for what was of use), `run_status`, `key` (what the provider's API key is called on
+    its invoice, null where nobody said), and the run's `service`, `scenario`, `release`, `case_id`
+    and `tenant`. Raises `PackError` when a table was changed.
     """
     import polars as pl  # noqa: PLC0415
 
@@ -64,8 +65,17 @@ def _of_pack(pack: Pack) -> pl.DataFrame:
         pl.col("span_id").replace_strict(tools, default=None, return_dtype=pl.String).alias("tool"),
         waste.alias("waste"),
         pl.lit(pack.manifest["status"], pl.String).alias("run_status"),
+        pl.col("provider")
+        .replace_strict(_texts(identity.get("key_names")), default=None, return_dtype=pl.String)
+        .alias("key"),
         *(pl.lit(identity.get(name), pl.String).alias(name) for name in IDENTITY),
     )
+
+
+def _texts(names: object) -> dict[str, str]:
+    """Return what of a mapping is text to text; nothing of anything else."""
+    pairs = names.items() if isinstance(names, dict) else ()
+    return {k: v for k, v in pairs if isinstance(k, str) and isinstance(v, str)}
 
 
 def _details(attributes: str) -> str | None:
@@ -122,5 +132,5 @@ def _of_no_pack() -> pl.DataFrame:
 
     schema = dict(polars_schema(COSTS))
     schema.pop("salt")
-    text = dict.fromkeys(("details", "tool", "waste", "run_status", *IDENTITY), pl.String)
+    text = dict.fromkeys(("details", "tool", "waste", "run_status", "key", *IDENTITY), pl.String)
     return pl.DataFrame(schema=schema | {"at_unix_ns": pl.Int64} | text)

@@ -72,6 +72,8 @@ class Tower:
     servers (`mcp:NAME`) that get a run's baggage; no others do. See docs/howto/otel.md.
     `secrets` are values that no byte of a pack may hold, in any form; those of the environment are
     known already, where the redactor is the default one.
+    `key_names` says what the API key of a provider is called on its invoice, such as
+    `{"openai": "desk"}`: `towerkit cost reconcile` compares by it. Names only, never keys.
     `signing_key` is the file of an Ed25519 key that signs each pack; without one, the key that
     `TOWERKIT_SIGNING_KEY` names.
     """
@@ -99,6 +101,7 @@ class Tower:
         baggage_to: Collection[str] = (),
         secrets: Sequence[str] = (),
         signing_key: Path | str | None = None,
+        key_names: Mapping[str, str] | None = None,
     ) -> None:
         """Raise `UsageError` for a budget that is not a positive amount, and for a bad key."""
         if budget_usd is not None and not 0 < budget_usd < 1e9:
@@ -131,6 +134,7 @@ class Tower:
         self.shared_budgets: SharedBudgets | None = None
         if self.budget.above:
             self.shared_budgets = budgets or SqliteBudgets(root / "budgets.sqlite")
+        self._named = {"key_names": dict(key_names)} if key_names else {}
         self.redactor = (redactor or local_redactor()).knowing(secrets)
         self.service, self.release = (
             self._label("service", service),
@@ -188,7 +192,7 @@ class Tower:
         `baggage` goes out with calls to the services that `Tower(baggage_to=…)` names. `tenant` is
         on whose behalf it runs: for limits above the run, and costs by tenant.
         """
-        identity = {**code_of_caller(), **(identity or {})}
+        identity = {**code_of_caller(), **self._named, **(identity or {})}
         if MAKERS:
             options = {"task": task, "faults": faults, "identity": identity, "source": source}
             return MAKERS[-1](self, name, options)
