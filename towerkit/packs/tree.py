@@ -10,6 +10,7 @@ class SpanRow(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the tree. `start_s` counts from the run's first span."""
 
     depth: int
+    seq: int
     span_id: str
     name: str
     kind: str
@@ -64,6 +65,7 @@ def _row(r: dict[str, object], depth: int, began: int) -> SpanRow:
         **{
             n: r[n]
             for n in (
+                "seq",
                 "span_id",
                 "name",
                 "kind",

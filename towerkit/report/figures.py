@@ -255,10 +255,15 @@ def policy_front(rows: Rows) -> Figure:
     for i, r in enumerate(shown):
         r["number"], r["place"] = str(i + 1), "front" if r["front"] else "beaten"
         low, high = _share(r["success_low"]), _share(r["success_high"])
-        r["label"] = f"{i + 1}: {low}" if low == high else f"{i + 1}: {low}–{high}"
+        r["label"] = low if low == high else f"{low}–{high}"
+    for r in shown:
+        # Points on one another have one label, with the numbers of all.
+        here = [o for o in shown if all(o[e] == r[e] for e in ends)]
+        numbers = ", ".join(o["number"] for o in here)
+        r["said"] = f"{numbers}: {r['label']}" if here[0] is r else ""
     marks = _marks("place", {"front": (BLUE, "circle"), "beaten": (GREY, "cross")})
-    x = alt.X("cost_low:Q", title="cost of all runs, US dollars", scale=alt.Scale(zero=False))
-    y = alt.Y("time_low:Q", title="time of all runs, seconds", scale=alt.Scale(zero=False))
+    x = alt.X("cost_low:Q", title="cost of all runs, US dollars", scale=_scale(shown, "cost"))
+    y = alt.Y("time_low:Q", title="time of all runs, seconds", scale=_scale(shown, "time"))
     base = alt.Chart(_values(shown)).encode(x=x, y=y)
     dash = alt.Scale(domain=["interval", "end not known"], range=[[1, 0], [4, 3]])
     lines = [
@@ -269,7 +274,7 @@ def policy_front(rows: Rows) -> Figure:
         for axis, end in (("cost", "x2"), ("time", "y2"))
     ]
     points = base.mark_point(size=80, filled=True, opacity=1).encode(**marks)
-    names = base.mark_text(align="left", dx=7, dy=-8, fontSize=11).encode(text="label:N")
+    names = base.mark_text(align="left", dx=7, dy=-8, fontSize=11).encode(text="said:N")
     front = [r for r in shown if r["front"]]
     title = f"{len(front)} of {len(shown)} policies are beaten by no other"
     said = [
@@ -281,20 +286,31 @@ def policy_front(rows: Rows) -> Figure:
     return _draw(_sized(alt.layer(*lines, points, names), 12), title=title, said=said)
 
 
+def _scale(rows: Sequence[Mapping[str, Any]], axis: str) -> Any:
+    """Return a scale about the ends of intervals; about a value where all are that one."""
+    import altair as alt  # noqa: PLC0415
+
+    values = [r[f"{axis}_{end}"] for r in rows for end in ("low", "end")]
+    if max(values) > min(values):
+        return alt.Scale(zero=False)
+    return alt.Scale(domain=[values[0] * 0.9, values[0] * 1.1 or 1.0], nice=False)
+
+
 def span_waterfall(rows: Rows) -> Figure:
     """Draw one run's spans over time. Rows as `rca.span_tree` gives them.
 
-    `depth`, `name`, `status`, `start_s`, `duration_s`; the first 40 spans are drawn.
+    `depth`, `seq` (the span's number, as reports name it), `name`, `status`, `start_s`,
+    `duration_s`; the first 40 spans are drawn.
     """
     import altair as alt  # noqa: PLC0415
 
-    needed = ("depth", "name", "status", "start_s", "duration_s")
+    needed = ("depth", "seq", "name", "status", "start_s", "duration_s")
     every = _rows(rows, needed, ("error_class",), label="name", limit=None)
     shown = every[:MAX_ROWS]
-    for i, r in enumerate(shown):
+    for r in shown:
         # Numbered, because names repeat and the axis shows each of its values once.
         mark = "" if r["status"] == "ok" else f" ({r['error_class'] or r['status']})"
-        r["line"] = f"{i + 1}  {'· ' * r['depth']}{r['name']}{mark}"
+        r["line"] = f"{r['seq']}  {'· ' * r['depth']}{r['name']}{mark}"
         start, length = r["start_s"] or 0.0, r["duration_s"] or 0.0
         r["start"], r["end"] = start, start + length
     whole = max((r["end"] for r in shown), default=0.0)
