@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 import textwrap
 import urllib.request
+from bisect import bisect_left
 
 import pytest
 from click.testing import CliRunner
 
 from tests.agents import CODE, LookupFailed, agent, make_tower, recorded
 from towerkit.cli import cli
-from towerkit.core.errors import UsageError
+from towerkit.core.errors import BudgetExceeded, UsageError
+from towerkit.cost.budget import Limits
+from towerkit.cost.plan import Budget
 from towerkit.privacy.keys import simulated_redactor
 from towerkit.replay import replay
 from towerkit.replay.agents import Agent
@@ -114,6 +118,33 @@ def test_a_fault_in_a_recording_is_decided_by_the_policy(tmp_path, where, coped,
     found = inject(pack, where, agent=agent, exceptions=TYPES)
     assert found.coped is coped, found.lines()
     assert found.attempts == attempts
+
+
+def test_a_fault_costs_what_its_attempts_cost(tmp_path):
+    """What the failed attempts are charged is missing at the end: the budget stops the run."""
+
+    def chatty(run, task):
+        for i in range(task["turns"]):
+            run.model([{"role": "user", "content": f"turn {i} " + "and more " * 40}])
+
+    def kept(micro_usd, plan=None):
+        budget = {"budget": plan, "budget_usd": None} if plan else {"budget_usd": micro_usd / 1e6}
+        tower = make_tower(tmp_path / f"{micro_usd}{plan is None}", **budget)
+        with contextlib.suppress(BudgetExceeded), tower.run("chatty", task={"turns": 4}) as run:
+            chatty(run, {"turns": 4})
+        return run.pack
+
+    def fits(micro_usd):
+        return kept(micro_usd).manifest["status"] == "completed"
+
+    near = kept(bisect_left(range(500_000), x=True, lo=1, key=fits))
+    last = near.frame("spans").filter(kind="call").sort("seq")["seq"][-1]
+    found = inject(near, f"timeout_read*3@{last}", agent=chatty)
+    assert found.coped is False
+    assert "budget" in found.why
+    assert inject(kept(500_000), f"timeout_read*3@{last}", agent=chatty).coped is True
+    many = kept(500_000, Budget(run=Limits(cost_usd=0.5, calls=6)))
+    assert inject(many, f"timeout_read*2@{last}", agent=chatty).coped is None
 
 
 def test_a_fault_that_is_handed_to_the_agent_is_unknown(tmp_path):

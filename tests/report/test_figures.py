@@ -81,8 +81,9 @@ CASES = {
     "latency_by_operation": [{"operation": "chat", "duration_s": i / 10} for i in range(11)]
     + [{"operation": EVIL, "duration_s": None}],
     "span_waterfall": [
-        {"depth": 0, "name": "run", "status": "ok", "start_s": 0.0, "duration_s": 2.0},
+        {"depth": 0, "seq": 0, "name": "run", "status": "ok", "start_s": 0.0, "duration_s": 2.0},
         {
+            "seq": 1,
             "depth": 1,
             "name": EVIL,
             "status": "error",
@@ -142,7 +143,7 @@ def test_axes_carry_their_units() -> None:
 
 def test_a_long_run_is_cut_and_says_so() -> None:
     """Forty spans are drawn of a longer run, and the title says how many there are."""
-    row = {"depth": 0, "name": "s", "status": "ok", "start_s": 0.0, "duration_s": 1.0}
+    row = {"depth": 0, "seq": 3, "name": "s", "status": "ok", "start_s": 0.0, "duration_s": 1.0}
     assert "100 spans" in figures.span_waterfall([row] * 100).title
     assert "the first 40 are drawn" in figures.span_waterfall([row] * 100).title
 

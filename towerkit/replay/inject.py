@@ -75,6 +75,7 @@ class _FaultyTape(Tape):
     error: str
     times: int
     assumed = False
+    failed = False  # the call has, at least once
 
     def attempt(self, what: Attempt, call: Callable[[], Any]) -> Any:
         """Fail, or answer."""
@@ -89,6 +90,7 @@ class _FaultyTape(Tape):
     def _fail(self, what: Attempt) -> None:
         if self.claimed[what.span_seq].number == self.target and self.times > 0:
             self.times -= 1
+            self.failed = True
             raise FaultInjected(f"injected: {self.error}", error_class=self.error)
 
     def answers(self, row: Row, what: Attempt) -> bool:
@@ -138,7 +140,13 @@ def _injected(
     policy: Policy | None, exceptions: Mapping[str, type[BaseException]],
 ) -> Injected:  # fmt: skip
     act = Performance(
-        pack, exceptions=exceptions, policy=policy, tower=tower, tape=_FaultyTape, lets_go=False
+        pack,
+        exceptions=exceptions,
+        policy=policy,
+        tower=tower,
+        tape=_FaultyTape,
+        lets_go=False,
+        limited=True,
     )
     tape = act.tape
     assert isinstance(tape, _FaultyTape)  # noqa: S101  made of it above
@@ -167,6 +175,8 @@ def _verdict(act: Performance, tape: _FaultyTape, target: RecordedCall) -> tuple
             "the agent is handed the failure and goes another way at "
             f"{tape.divergence.span}: only a live run can tell"
         )
+    if now != recorded and now == "budget_exceeded" and not tape.failed:
+        return None, "the run is so near its budget that its redacted requests may not fit it"
     if now != recorded:
         row = TAXONOMY.get(str(now))
         said = f" ({row.summary})" if row is not None else ""
@@ -175,7 +185,17 @@ def _verdict(act: Performance, tape: _FaultyTape, target: RecordedCall) -> tuple
         return None, "the replayed run never came to this call"
     if tape.left_over():
         return None, "the run ends well without the rest of what was recorded"
+    if not _plain(act.pack.manifest["budget"].get("plan") or {}):
+        return None, (
+            "the run ends as recorded, but what the attempts more would leave of its limits on "
+            "parts, tools, tokens or time is not decided upon again"
+        )
     return True, "the run ends as it was recorded"
+
+
+def _plain(plan: Mapping[str, Any]) -> bool:
+    """Return whether a recorded budget limits nothing but the run's cost, and has no way out."""
+    return set(plan) <= {"run"} and set(plan.get("run", {})) <= {"cost_usd"}
 
 
 def _told(rows: Sequence[Row], seq: int | None) -> tuple[int, float, int]:

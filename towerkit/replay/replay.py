@@ -18,6 +18,7 @@ from towerkit.core.canonical import sha256_hex
 from towerkit.core.errors import ReplayDiverged, UsageError
 from towerkit.core.types import Message, Model, Request, Response
 from towerkit.cost.budget import TIMED
+from towerkit.cost.ledger import ledger_of
 from towerkit.cost.plan import read_budget
 from towerkit.packs.store import Pack
 from towerkit.privacy.keys import local_redactor, simulated_redactor
@@ -144,9 +145,15 @@ class Performance:
     def __init__(
         self, pack: Pack, *, exceptions: Mapping[str, type[BaseException]], policy: Policy | None,
         tower: Tower | None, tape: type[Tape] = Tape, lets_go: bool = True,
+        limited: bool = False,
     ) -> None:  # fmt: skip
-        """Read the pack. `lets_go` is a `FollowingRecorder`'s."""
-        self._lets_go = lets_go
+        """Read the pack.
+
+        `lets_go` is a `FollowingRecorder`'s. `limited`: the recorded limit on the run's cost holds
+        for what it does now; else only recorded refusals are, because a replay's requests are
+        redacted, and their estimates with them.
+        """
+        self._lets_go, self._limited = lets_go, limited
         self.pack, self._manifest = pack, pack.manifest
         self.env = ReplayEnv(
             int(self._manifest["seed"], 16), start_ns=self._manifest["started_unix_ns"]
@@ -191,6 +198,9 @@ class Performance:
             tower, name, task=options["task"], env=self.env, identity=options["identity"],
             executor=self.tape, keep=False,
         )  # fmt: skip
+        recorded = self._manifest["budget"]
+        if recorded.get("plan") is not None and run.budgets is None:
+            run.ledger = ledger_of(recorded["limit_nanousd"] if self._limited else None)
         same = tower.redactor.kid == self._redactor.kid
         virtual = self._manifest["clock"] == "virtual"
         run.recorder = self.record = FollowingRecorder(

@@ -291,7 +291,7 @@ def _scale(rows: Sequence[Mapping[str, Any]], axis: str) -> Any:
     import altair as alt  # noqa: PLC0415
 
     values = [r[f"{axis}_{end}"] for r in rows for end in ("low", "end")]
-    if max(values) > min(values):
+    if not values or max(values) > min(values):
         return alt.Scale(zero=False)
     return alt.Scale(domain=[values[0] * 0.9, values[0] * 1.1 or 1.0], nice=False)
 
