@@ -285,6 +285,12 @@ class Performance:
         policy = (self.run.tower if self.run is not None else self.tower).policy_digest
         if identity.get("policy_digest") not in {None, policy}:
             changed.append("the policy")
+        # What the recording has is not redacted again, so this seldom matters.
+        version = self._manifest["redactor"]["version"]
+        if version != REDACTOR_VERSION:
+            changed.append(
+                f"the detectors of redaction (version {version}, {REDACTOR_VERSION} now)"
+            )
         return changed
 
     def _report(
@@ -345,12 +351,6 @@ def _budget(manifest: Mapping[str, Any]) -> dict[str, Any]:
 def redactor_of(pack: Pack) -> Redactor:
     """Return the redactor a pack was made with; raise `UsageError` where its key is not here."""
     wanted = pack.manifest["redactor"]
-    if wanted["version"] != REDACTOR_VERSION:
-        raise UsageError(
-            f"run {pack.run_id} was redacted by version {wanted['version']} of the detectors, this "
-            f"is {REDACTOR_VERSION}: its requests would not be recognised; replay it with the "
-            "towerkit that recorded it"
-        )
     for redactor in (simulated_redactor(), local_redactor(capture=wanted["capture"])):
         if redactor.kid == wanted["key_id"]:
             return redactor
