@@ -15,7 +15,17 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from tests.cost.accounts import ChargedAfterwards, storm
 from towerkit.core.errors import BudgetExceeded, UsageError
-from towerkit.cost.budget import NOTHING, Account, Amount, Limits, Purse, limits_of
+from towerkit.cost.budget import (
+    NOTHING,
+    UNREACHABLE,
+    Account,
+    Amount,
+    Limits,
+    Purse,
+    Shortage,
+    limits_of,
+    shortage_of,
+)
 from towerkit.cost.ledger import NANO, Ledger, ledger_of
 from towerkit.cost.plan import Budget, Window, read_budget
 
@@ -319,3 +329,41 @@ def test_nobody_comes_between_looking_and_taking():
         got = calls_of(made, [(whole,), (part, whole)] * 8)
         assert (got == 30) is exact
         assert (part.spent[3] <= 7) or not exact
+
+
+REFUSALS = {
+    Shortage("the run", "calls", 3, 1, 2):
+        "the run has 1 of 3 calls left and the next call may use 2: the call was not made",
+    Shortage("tool look", "wall_s", 2.5, 0, 0):
+        "tool look has 0 of 2.5 wall_s left and the next call may use 0: the call was not made",
+    Shortage("the run", "cost_usd", 9 * 10**7, 10**7, 2 * 10**7):
+        "the budget of $0.09 has $0.01 left and the next call may cost $0.02: the call was "
+        "not made",
+    Shortage("tool look", "cost_usd", 9 * 10**7, 10**7, 2 * 10**7):
+        "the budget of tool look of $0.09 has $0.01 left and the next call may cost $0.02: the "
+        "call was not made",
+    Shortage("the shared budget", UNREACHABLE, 0, 0, 0):
+        "the shared budget does not answer: the call was not made",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("short", "says"), REFUSALS.items(), ids=range(len(REFUSALS)))
+def test_a_refusal_says_which_limit_and_is_read_back_as_it_was(short, says):
+    """Account, limit, what is left and what was wanted, in the sentence and beside it."""
+    error = short.refusal()
+    assert str(error) == says
+    assert shortage_of(error) == short
+    assert shortage_of(BudgetExceeded("x", account="a", limit="b")) == Shortage("a", "b", 0, 0, 0)
+
+
+def test_limits_that_cannot_be_are_named_whole():
+    """From the smallest to the largest that may be, and each sentence to its end."""
+    assert Limits(calls=1, wall_s=1e-9, cost_usd=9.9e14)
+    for value in (0, -1, 1e15):
+        with pytest.raises(UsageError) as raised:
+            Limits(calls=value)
+        assert str(raised.value) == f"expected a limit calls above 0, got {value!r}"
+    with pytest.raises(UsageError) as raised:
+        limits_of({"calls": 1, "a": 1, "b": 2})
+    names = ", ".join(Limits.__struct_fields__)
+    assert str(raised.value) == f"expected limits of {names}, got a, b"
