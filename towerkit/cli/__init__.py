@@ -26,9 +26,8 @@ from towerkit.cli import (  # noqa: F401  they hang their commands on it
     runs,
     whatif,
 )
-from towerkit.cli.base import cli, say
+from towerkit.cli.base import cli, complain, say
 from towerkit.core.errors import TowerError
-from towerkit.privacy.safe_text import safe_text
 
 
 def main() -> None:
@@ -73,5 +72,5 @@ def _drop_output() -> None:
 
 
 def _fail(sentence: str, code: int) -> None:
-    say(f"towerkit: {safe_text(sentence, limit=1200)}", err=True)
+    complain(f"towerkit: {sentence}", limit=1200)
     sys.exit(code)

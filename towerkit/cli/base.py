@@ -12,7 +12,7 @@ import msgspec
 
 from towerkit import __version__
 from towerkit.core.errors import TowerError, UsageError
-from towerkit.privacy.safe_text import clean, json_text
+from towerkit.privacy.safe_text import clean, json_text, safe_text
 
 if TYPE_CHECKING:
     from towerkit.packs.store import Store
@@ -43,14 +43,35 @@ def cli() -> None:
 def say(text: str, *, err: bool = False, end: str = "\n") -> None:
     """Print lines: what a terminal would take for a command, and what hides text, is not in them.
 
-    Text from outside goes through `safe_text` as well, so that it stays on one line.
+    Text from outside goes through `safe_text` as well, so that it stays on one line. What goes to
+    standard error is redacted: it repeats what a file or an argument says, and ends in logs.
     """
-    click.echo(clean(text) + end, err=err, nl=False)
+    click.echo((_redacted(clean(text)) if err else clean(text)) + end, err=err, nl=False)
+
+
+def complain(sentence: str, *, limit: int = 600) -> None:
+    """Print one line on standard error; redacted before it is cut, so that no half stays."""
+    say(safe_text(_redacted(sentence), limit=limit), err=True)
 
 
 def emit(value: Any) -> None:
-    """Print one JSON object on a line of its own."""
-    click.echo(json_text(msgspec.json.encode(value).decode()))
+    """Print one JSON object on a line of its own, its strings redacted, its numbers as they are."""
+    shown = _strings_redacted(msgspec.to_builtins(value))
+    click.echo(json_text(msgspec.json.encode(shown).decode()))
+
+
+def _redacted(text: str) -> str:
+    from towerkit.privacy.keys import log_redactor
+
+    return log_redactor().text(text, alone=False)
+
+
+def _strings_redacted(value: Any) -> Any:
+    if isinstance(value, str):
+        return _redacted(value)
+    if isinstance(value, dict):
+        return {_strings_redacted(k): _strings_redacted(v) for k, v in value.items()}
+    return [_strings_redacted(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def open_store(path: str | None) -> Store:

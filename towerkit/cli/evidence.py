@@ -9,6 +9,7 @@ import click
 
 from towerkit.cli.base import (
     cli,
+    complain,
     emit,
     json_option,
     open_store,
@@ -49,7 +50,7 @@ def ingest(
         emit(report)
     else:
         for problem in report.errors:
-            say(f"not imported: {safe_text(problem, limit=400)}", err=True)
+            complain(f"not imported: {problem}", limit=400)
         say(
             f"[ingest] {report.imported} imported, {report.unchanged} unchanged, "
             f"{len(report.errors)} with errors; release={safe_text(report.release)} "

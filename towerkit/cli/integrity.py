@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from towerkit.cli.base import emit, json_option, open_store, say, store_option
+from towerkit.cli.base import complain, emit, json_option, open_store, say, store_option
 from towerkit.cli.packs import pack
 from towerkit.core.errors import TowerError
 from towerkit.privacy.safe_text import safe_text
@@ -57,7 +57,7 @@ def pack_verify(
         emit({"verified": len(held), "problems": problems, "packs": held})
     else:
         for where, problem in problems.items():
-            say(f"broken: {safe_text(f'{where}: {problem}', limit=600)}", err=True)
+            complain(f"broken: {where}: {problem}")
         _say_redacted(held)
         say(f"[verify] {len(held)} of {len(held) + len(problems)} packs hold{_signed(held)}")
     if problems:
@@ -157,7 +157,7 @@ def pack_redact(
         emit({"packs": len(meant), "redacted": changed, "problems": problems})
     else:
         for problem in problems.values():
-            say(f"not redacted: {safe_text(problem, limit=600)}", err=True)
+            complain(f"not redacted: {problem}")
         for where, rows in changed.items():
             say(f"{where} " + " ".join(f"{n}={c}" for n, c in rows.items()))
         say(f"[redact] {len(changed)} of {len(meant)} packs held it, and no longer do")

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from towerkit.cli.base import emit, json_option, open_store, progress, say, store_option
+from towerkit.cli.base import complain, emit, json_option, open_store, progress, say, store_option
 from towerkit.cli.packs import pack
 from towerkit.core.errors import UsageError
 from towerkit.privacy.safe_text import safe_text
@@ -43,7 +43,7 @@ def pack_compact(
         emit(done)
     else:
         for where, problem in done.problems.items():
-            say(f"left: {safe_text(f'{where}: {problem}', limit=600)}", err=True)
+            complain(f"left: {where}: {problem}")
         dropped = f", {len(done.dropped)} packs dropped" if drop else ""
         say(
             f"[compact] {len(done.added)} runs added, {len(done.replaced)} replaced, "
@@ -69,7 +69,7 @@ def pack_publish(selection: str, to: str, store: str | None, as_json: bool) -> N
         emit(done)
     else:
         for where, problem in done.problems.items():
-            say(f"not published: {safe_text(f'{where}: {problem}', limit=600)}", err=True)
+            complain(f"not published: {where}: {problem}")
         say(
             f"[publish] {len(done.published)} packs published, {len(done.replaced)} replaced, "
             f"{done.already} there already"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from towerkit.cli.base import cli, emit, json_option, open_store, say, store_option
+from towerkit.cli.base import cli, complain, emit, json_option, open_store, say, store_option
 from towerkit.privacy.safe_text import safe_text
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def pack_recover(budgets: str | None, store: str | None, as_json: bool) -> None:
         emit({"recovered": recovered, "leases": sum(leases), "problems": problems})
     else:
         for journal, problem in problems.items():
-            say(f"{journal}: {safe_text(problem, limit=400)}", err=True)
+            complain(f"{journal}: {problem}", limit=400)
         for p in packs:
             spans = p.manifest["spans"]
             counts = f"spans={spans['started']} open={spans['aborted']}"
