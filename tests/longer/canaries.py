@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from tests.privacy import canaries, planting
+from tests.privacy import canaries, commands, planting
 
 
 def seed_leaks(seed: int, root: Path) -> tuple[int, int, list[str]]:
@@ -35,6 +35,9 @@ def seed_leaks(seed: int, root: Path) -> tuple[int, int, list[str]]:
             planting.over_http(tower, text, text, offsets=whole)
             sinks[f"journal of {name}"] = canaries.journals(tower, text)
             sinks[f"killed with {name}"] = canaries.killed(root / "killed" / name, seed, name)
+            sinks[f"commands with {name}"] = commands.commands_meet(
+                root / "given" / name, text, tower.store.root
+            )
         sinks |= canaries.left(tower, exporter, logged)
     sinks["filters"] = canaries.filters([text for _, text in values.values()])
     sinks["notebooks"] = canaries.notebooks(tower.store, root / "reports")

@@ -246,6 +246,7 @@ def journals(tower: Tower, text: str) -> bytes:
     """Return the journal of a run that is open."""
     from tests.privacy.planting import asked
 
+    tower.store.packs()  # waits: the journals of runs that have ended go meanwhile
     with tower.run("agent", task=text) as run:
         run.model(asked(text))
         list(run.stream(asked(text)))

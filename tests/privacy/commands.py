@@ -86,31 +86,53 @@ def planned(root: Path, text: str, store: Path) -> Iterator[tuple[list[str], str
     ):  # fmt: skip
         yield ["run", *scenario, option, value, "--trials", "1"], ""
     yield ["chaos", "--scenario", text], ""
-    yield ["chaos", *scenario, "--seed", f"{text}x"], ""
+    yield ["chaos", *scenario, "--seed", f"{text} x"], ""
     yield ["gate", "--candidate", f"release={word}", "--rules", str(files["toml"])], ""
     yield ["gate", "--candidate", text, "--rules", text], ""
-    yield ["gate", "--candidate", "release=dev", "--baseline", f"release={word}", "--rules", str(files["broken.toml"])], ""
+    yield (
+        [
+            "gate",
+            "--candidate",
+            "release=dev",
+            "--baseline",
+            f"release={word}",
+            "--rules",
+            str(files["broken.toml"]),
+        ],
+        "",
+    )
     yield ["report", text], ""
     for given in (text, f"{text}={text}"):
         yield ["report", "rca", "-p", given], ""
     for given in (text, str(files["parquet"])):
         yield ["drift", "--baseline", given, "--live", "release=dev"], ""
     yield ["drift", "--baseline", "release=dev", "--live", "release=dev", "--columns", text], ""
-    for more in ([], ["--agent", f"{word}:f"], ["--inject", f"{text}@1"], ["--prompt", str(files["json"])]):
+    for more in (
+        [],
+        ["--agent", f"{word}:f"],
+        ["--inject", f"{text}@1"],
+        ["--prompt", str(files["json"])],
+    ):
         yield ["replay", text, *more], ""
     yield ["replay", "--all", text], ""
     for kind in ("toml", "policy.toml", "broken.toml"):
         yield ["whatif", "release=dev", "--policy", str(files[kind])], ""
         yield ["whatif", "release=dev", "--search", str(files[kind])], ""
     yield ["whatif", text, "--model", text, "--price-as-of", text], ""
-    lines = f'{json.dumps({"provider": text, "model": text, "body": {"usage": text}, "at": text})}\n{text}\n'
+    lines = f"{json.dumps({'provider': text, 'model': text, 'body': {'usage': text}, 'at': text})}\n{text}\n"
     yield ["cost", "price"], lines
     yield ["cost", "price", "--prices", str(files["prices.toml"])], lines
     yield ["cost", "reprice", "--as-of", text], ""
-    yield ["cost", "reconcile", str(files["csv"]), "--provider", text, "--columns", f"model={word}"], ""
+    yield (
+        ["cost", "reconcile", str(files["csv"]), "--provider", text, "--columns", f"model={word}"],
+        "",
+    )
     yield ["cost", "reconcile", str(files["csv"])], ""
     yield ["cost", "show", text], ""
-    yield ["errors", "explain"], f'{json.dumps({"error": text, "text": text, "message": text})}\n{text}\n'
+    yield (
+        ["errors", "explain"],
+        f"{json.dumps({'error': text, 'text': text, 'message': text})}\n{text}\n",
+    )
     yield ["errors", "show", text], ""
     for more in ([text], ["--to", str(root / file_name(text))], [f"release={word}"]):
         yield ["pack", "compact", *more], ""
@@ -126,12 +148,11 @@ def planned(root: Path, text: str, store: Path) -> Iterator[tuple[list[str], str
 
 def reports_meet(root: Path, text: str, store: Path) -> bytes:
     """Return what the commands write that execute a notebook, given a text: pages and notebooks too."""
-    out = []
-    for argv in (
-        ["report", "rca", "-p", f"selection=release={text.replace(',', ' ')}"],
-        ["gate", "--candidate", f"release={text.replace(',', ' ')}"],
-    ):
-        out.append(said_by([*argv, "--out", str(root), "--store", str(store)])[1])
+    word = text.replace(",", " ")
+    asked = (
+        ["report", "rca", "-p", f"selection=release={word}"], ["gate", "--candidate", f"release={word}"],
+    )  # fmt: skip
+    out = [said_by([*argv, "--out", str(root), "--store", str(store)])[1] for argv in asked]
     return b"\n".join([*out, *(path.read_bytes() for path in root.rglob("*") if path.is_file())])
 
 

@@ -6,7 +6,7 @@ offset and executes the notebooks.
 
 from __future__ import annotations
 
-from tests.privacy import canaries, planting
+from tests.privacy import canaries, commands, planting
 from tests.privacy.instances import CLASSES
 from towerkit.privacy.keys import local_redactor
 from towerkit.runtime.tower import Tower
@@ -38,6 +38,28 @@ def test_a_kill_leaves_no_value_either(tmp_path):
     values = canaries.planted(2)
     search = canaries.Search((name, value) for name, (value, _) in values.items())
     assert search("killed", canaries.killed(tmp_path, 2, "CARD")) == []
+
+
+def test_commands_repeat_no_value_that_they_were_given(tmp_path):
+    """As an argument, in a file, in a file's name, on standard input: on neither stream."""
+    values, store = canaries.planted(4), tmp_path / "store"
+    canaries.plant(planting.tower_at(store), ["hello"], ["native"])
+    search = canaries.Search((name, value) for name, (value, _) in values.items())
+    said = b""
+    for name in ("CARD", "EMAIL", "SECRET"):
+        said += commands.commands_meet(tmp_path / name, values[name][1], store)
+    assert said.count(b"<CARD:log:") > 50
+    assert search("commands", said) == []
+
+
+def test_notebooks_and_pages_repeat_no_value_that_they_were_given(tmp_path):
+    """In their parameters, what they print and what they raise, executed or failed."""
+    values, store = canaries.planted(5), tmp_path / "store"
+    canaries.plant(planting.tower_at(store), ["hello"], ["native"])
+    search = canaries.Search((name, value) for name, (value, _) in values.items())
+    left = commands.reports_meet(tmp_path / "reports", values["CARD"][1], store)
+    assert b"<CARD:log:" in left
+    assert search("reports", left) == []
 
 
 def test_the_search_finds_what_is_there(tmp_path):

@@ -46,12 +46,12 @@ def say(text: str, *, err: bool = False, end: str = "\n") -> None:
     Text from outside goes through `safe_text` as well, so that it stays on one line. What goes to
     standard error is redacted: it repeats what a file or an argument says, and ends in logs.
     """
-    click.echo((_redacted(clean(text)) if err else clean(text)) + end, err=err, nl=False)
+    click.echo((redacted(clean(text)) if err else clean(text)) + end, err=err, nl=False)
 
 
 def complain(sentence: str, *, limit: int = 600) -> None:
     """Print one line on standard error; redacted before it is cut, so that no half stays."""
-    say(safe_text(_redacted(sentence), limit=limit), err=True)
+    say(safe_text(redacted(sentence), limit=limit), err=True)
 
 
 def emit(value: Any) -> None:
@@ -60,7 +60,8 @@ def emit(value: Any) -> None:
     click.echo(json_text(msgspec.json.encode(shown).decode()))
 
 
-def _redacted(text: str) -> str:
+def redacted(text: str) -> str:
+    """Return what may be said of a text from outside that is in no pack."""
     from towerkit.privacy.keys import log_redactor
 
     return log_redactor().text(text, alone=False)
@@ -68,7 +69,7 @@ def _redacted(text: str) -> str:
 
 def _strings_redacted(value: Any) -> Any:
     if isinstance(value, str):
-        return _redacted(value)
+        return redacted(value)
     if isinstance(value, dict):
         return {_strings_redacted(k): _strings_redacted(v) for k, v in value.items()}
     return [_strings_redacted(v) for v in value] if isinstance(value, list | tuple) else value

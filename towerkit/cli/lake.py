@@ -7,7 +7,16 @@ import sys
 
 import click
 
-from towerkit.cli.base import complain, emit, json_option, open_store, progress, say, store_option
+from towerkit.cli.base import (
+    complain,
+    emit,
+    json_option,
+    open_store,
+    progress,
+    redacted,
+    say,
+    store_option,
+)
 from towerkit.cli.packs import pack
 from towerkit.core.errors import UsageError
 from towerkit.privacy.safe_text import safe_text
@@ -47,7 +56,7 @@ def pack_compact(
         dropped = f", {len(done.dropped)} packs dropped" if drop else ""
         say(
             f"[compact] {len(done.added)} runs added, {len(done.replaced)} replaced, "
-            f"{done.already} there already{dropped}: {safe_text(done.lake, limit=300)}"
+            f"{done.already} there already{dropped}: {safe_text(redacted(done.lake), limit=300)}"
         )
     if done.problems:
         sys.exit(1)

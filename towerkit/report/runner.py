@@ -251,12 +251,31 @@ def _check_ran(document: Mapping[str, Any], name: str, injected_at: int) -> None
 
 
 def _without_machine(document: dict[str, Any]) -> dict[str, Any]:
-    """Return the executed notebook without paths and times of the machine that ran it."""
+    """Return the executed notebook without paths and times of the machine that ran it.
+
+    What was asked, printed or raised is redacted: it may repeat an argument, or what a file says.
+    """
     clean = copy.deepcopy(document)
     for part in (clean, *clean["cells"]):
         for name in ("papermill", "execution"):
             part["metadata"].pop(name, None)
+    clean["metadata"] = _redacted(clean["metadata"])
+    for cell in clean["cells"]:
+        for i, output in enumerate(cell.get("outputs", ())):
+            if output["output_type"] in {"error", "stream"}:
+                cell["outputs"][i] = _redacted(output)
     return clean
+
+
+def _redacted(value: Any) -> Any:
+    """Return what JSON says with its strings redacted; names of fields stay."""
+    from towerkit.privacy.keys import log_redactor  # noqa: PLC0415  a kernel imports us without it
+
+    if isinstance(value, str):
+        return log_redactor().text(value, alone=False)
+    if isinstance(value, dict):
+        return {key: _redacted(inner) for key, inner in value.items()}
+    return [_redacted(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _keep_failed(executed: Path, output: Path) -> Path | None:
