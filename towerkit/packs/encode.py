@@ -171,7 +171,7 @@ def encode(table: Table, columns: Sequence[Values], *, pack: bool = True) -> tup
     compress = _compressor() if pack and rows else None
     for c, values in zip(table.columns, columns, strict=True):
         if values.count(None) == rows:
-            codec, data, size = _UNCOMPRESSED, *_nulls(rows)
+            codec, data, size = _UNCOMPRESSED, *_nulls(rows, PAGE_ROWS)
         else:
             codec, data, size = _column(table, c, values, compress)
         out.append(data)
@@ -199,11 +199,11 @@ def framed(table: Table, columns: Sequence[tuple[int, int, bytes]], rows: int) -
 
 
 @lru_cache(maxsize=256)
-def _nulls(rows: int) -> tuple[bytes, int]:
+def _nulls(rows: int, page_rows: int) -> tuple[bytes, int]:
     """Return the pages of a column of nothing but nulls, and their size."""
     out = []
-    for at in range(0, rows, PAGE_ROWS):
-        count = min(PAGE_ROWS, rows - at)
+    for at in range(0, rows, page_rows):
+        count = min(page_rows, rows - at)
         levels = _varint(count << 1) + b"\x00"
         page = _LENGTH(len(levels)) + levels
         out += [_header(count, len(page), len(page)), page]
