@@ -85,9 +85,15 @@ def test_nothing_of_content_is_kept_where_it_is_not_captured():
 
 
 def test_the_one_look_happens_and_what_it_learns_is_bounded(monkeypatch):
-    """Plain attributes are not looked at one by one, and shapes are not remembered for ever."""
+    """Plain attributes are not looked at one by one, and shapes are not remembered for ever.
+
+    What ends one text and begins the next is no number and no line's end.
+    """
     redactor = Redactor(b"k" * 32, kid="t")
-    told = {"model": "gpt", "max_tokens": 4096, "temperature": 0.2, "stream": True, "stop": None}
+    told = {
+        "gen_ai.response.id": "chatcmpl-11", "gen_ai.request.model": "4o-mini-2024", "note": "12 of 34",
+        "gen_ai.prompt": "56 plain words, 7", "max_tokens": 4096, "temperature": 0.2, "stop": None,
+    }  # fmt: skip
     monkeypatch.setattr(Redactor, "_mapping", None)
     assert read_json(redactor.metadata_text(told).encode()) == told
     for n in range(3 * redact._MEMO_SHAPES):
