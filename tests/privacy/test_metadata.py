@@ -92,7 +92,8 @@ def test_the_one_look_happens_and_what_it_learns_is_bounded(monkeypatch):
     redactor = Redactor(b"k" * 32, kid="t")
     told = {
         "gen_ai.response.id": "chatcmpl-11", "gen_ai.request.model": "4o-mini-2024",
-        "note": "12 of 34", "gen_ai.prompt": "56 plain words, 7", "max_tokens": 4096, "temperature": 0.2, "stop": None,
+        "note": "12 of 34", "gen_ai.prompt": "56 plain words, 7", "max_tokens": 4096,
+        "temperature": 0.2, "stop": None,
     }  # fmt: skip
     monkeypatch.setattr(Redactor, "_mapping", None)
     assert read_json(redactor.metadata_text(told).encode()) == told
