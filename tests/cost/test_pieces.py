@@ -65,7 +65,7 @@ def test_what_was_seen_outweighs_what_was_assumed_for_its_kind_and_model_alone()
 
 
 def test_after_the_first_answers_only_some_are_looked_at():
-    """Each of the first, then one in sixteen, of each model by itself."""
+    """Each of the first, then one in so many, of each model by itself."""
     ratios = Ratios()
     looked = [ratios.wants("m") for _ in range(FIRST + 2 * EVERY)]
     assert (sum(looked), all(looked[:FIRST]), ratios.wants("n")) == (FIRST + 2, True, True)

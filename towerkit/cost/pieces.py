@@ -24,7 +24,7 @@ PRIORS = (
 PRIOR = 1.08  # of a model that is not named there
 WEIGHT = 10  # measures, some words, that weigh as much as what was assumed
 SAMPLE = 400  # letters that tell the kind of a text
-FIRST, EVERY = 64, 16  # answers of a model that are all looked at, and then every so many
+FIRST, EVERY = 64, 64  # answers of a model that are all looked at, and then every so many
 
 _PIECES = re.compile(r"[^\W\d_]+|\d+|[^\w\s]+|_+|\s+")
 _WIDE = "\u2e80"  # from here on a letter is a word, or half of one

@@ -36,7 +36,7 @@ _NAMES = frozenset({
     *names.TEXTS, "gen_ai_response_finish_reason", "error_type", "fallback_reason",
 })  # fmt: skip
 # Contents seen before, by their unredacted bytes: a conversation is sent again with every call.
-_MEMO_BYTES, _MEMO_ITEM = 8_000_000, 200_000
+_MEMO_BYTES, _MEMO_ITEM, _MEMO_LABELS = 8_000_000, 200_000, 1024
 
 
 # What nobody can change once it is there.
@@ -133,6 +133,7 @@ class Recorder:
         self._content: dict[str, tuple[str, bytes]] = {}
         self._known: dict[tuple[bool, bytes | str], str] = {}
         self._known_bytes = 0
+        self._labels: dict[str, str] = {}  # names of models, providers, tools: few, again and again
         self._occurrences: dict[tuple[str, str, str, str | None], itertools.count[int]] = {}
         self.journal = journal
         self._add = _nowhere if journal is None else journal.add
@@ -230,20 +231,31 @@ class Recorder:
 
     def _labelled(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Redact the names among a span's columns, in place: others have chosen them."""
+        labels = self._labels
         for column in _NAMES.intersection(fields):
-            if (name := fields[column]) is not None:
-                fields[column] = self.redactor.label(str(name))
+            name = fields[column]
+            if name is not None:
+                name = str(name)
+                known = labels.get(name)
+                if known is None:
+                    known = self.redactor.label(name)
+                    if len(labels) >= _MEMO_LABELS:
+                        labels.clear()
+                    labels[name] = labels[known] = known
+                fields[column] = known
         return fields
 
     def _clean(self, span: OpenSpan) -> None:
         """Redact what a span was told. Doing it again changes nothing."""
+        if span.kept is not None:
+            return
         self._labelled(span.fields)
         told, events = dict(span.attributes), span.events  # an agent may go on to change it
         if names.FOREIGN in told:
             # What content a span of another library may bring, `foreign` has decided by its names.
             span.attributes = self.redactor.labels(told)
             span.events = tuple(self.redactor.labels(event) for event in events)
-        elif span.kept is None:
+        else:
             redactor = self.redactor
             span.kept = (
                 redactor.metadata_text(told) if told else "{}",
