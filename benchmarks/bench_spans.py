@@ -6,7 +6,8 @@ Paced: runs follow each other once the workers of both sides are idle.
 
 `leaf`: time on the agent's thread for one leaf, journal `sync` and `grouped`. `journal_cpu`: CPU of
 the whole process per span until it is redacted and durable. `pack_cpu`: until it is in a sealed
-pack. Rounds are interleaved; one JSON line with medians and ratios. Peers live in `.venv-peers`.
+pack. Of a round's runs the lower quartile counts, on both sides: a busy machine only adds. Rounds
+are interleaved; one JSON line with medians over them, and ratios. Peers live in `.venv-peers`.
 
 `--burst N`: instead, N spans without a pause, runs of 41 one after the other, journal `grouped`:
 how many are in no pack, and how much memory grew after the first runs.
@@ -42,9 +43,9 @@ def attributes(n):
             "retry": False, "gen_ai.prompt": prompt(n)}
 runs = int(sys.argv[1])
 def made(i): return [attributes(i * LEAVES + j) for j in range(LEAVES)]
-def report(leaf, cpu, **more):
-    leaf.sort()
-    print(json.dumps({"leaf_ns": leaf[len(leaf) // 2], "cpu_ns": cpu, **more}))
+def report(got):  # the lower quartile of the runs: a busy machine only adds
+    leaf, cpu = (sorted(side)[len(got) // 4] for side in zip(*got))
+    print(json.dumps({"leaf_ns": leaf, "cpu_ns": cpu}))
 """
 
 PEER = """
@@ -72,7 +73,7 @@ def one(i):
     return leaf, (time.process_time_ns() - a) / (LEAVES + 1)
 one(0); one(1)
 got = [one(i + 2) for i in range(runs)]
-report([g[0] for g in got], sum(g[1] for g in got) / runs)
+report(got)
 """
 
 OURS = """
@@ -106,7 +107,7 @@ def one(i):
     return leaf, used
 one(0); one(1)
 got = [one(i + 2) for i in range(runs)]
-report([g[0] for g in got], sum(g[1] for g in got) / runs)
+report(got)
 """
 
 
